@@ -1,0 +1,9 @@
+pub mod clock;
+pub mod error;
+pub mod id;
+pub mod journal;
+pub mod json;
+pub mod project;
+pub mod random;
+pub mod token;
+pub mod vector;

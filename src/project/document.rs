@@ -1,0 +1,2 @@
+pub struct Document;
+pub struct Folded;

@@ -1,0 +1,14 @@
+//! Documents folded from events. Pure: no clock, no store, no network.
+//!
+//! `fold` is the definition of what a document is; `body` is its short way for an author who had seen everything;
+//! `document` decides which of the two an event takes. All ways give the same bytes; a property test holds them together.
+
+pub mod body;
+pub mod digest;
+pub mod document;
+pub mod fold;
+pub mod leaf;
+
+pub use digest::Digest;
+pub use document::{Document, Folded};
+pub use fold::Fold;
