@@ -1,9 +1,30 @@
+//! Tidegate: an event-sourced sync gateway.
+//!
+//! Apps post batches of ops; the gateway appends them to a journal in Postgres; documents are its fold; NATS carries the
+//! events to other regions and the changes to subscribers; an auditor proves the documents from the journal alone.
+//!
+//! Read the modules in this order. The ground, which every stage uses and which knows no stage:
 pub mod clock;
+pub mod config;
 pub mod error;
 pub mod id;
-pub mod journal;
 pub mod json;
-pub mod project;
+pub mod lifecycle;
+pub mod problem;
 pub mod random;
+pub mod telemetry;
 pub mod token;
 pub mod vector;
+
+// The pipeline, in the order that data flows.
+pub mod ingest;
+pub mod journal;
+pub mod project;
+pub mod relay;
+pub mod serve;
+pub mod store;
+
+// What puts it together and what stands beside it.
+pub mod cli;
+pub mod gateway;
+pub mod verify;

@@ -1,0 +1,178 @@
+//! `tidegate import`: batches from a file to one gateway, or in turn to several.
+
+use crate::error::{Error, Kind, Result};
+use crate::id::DatabaseName;
+use flate2::read::MultiGzDecoder;
+use serde_json::{Map, Value, json};
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Times a batch is sent again where a gateway is overloaded or away.
+const TRIES_MAX: u32 = 60;
+
+/// Rejected ops that are shown; all are counted.
+const SHOWN_MAX: usize = 5;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// One batch a line, as POST /v1/dbs/{db}/ops takes it; gzip too; - reads standard input
+    file: PathBuf,
+    /// The database; made where it is missing
+    #[arg(long, value_name = "NAME")]
+    db: String,
+    /// A gateway; given several times, each next batch goes to the next one, carrying the session
+    #[arg(long = "url", value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    urls: Vec<String>,
+    /// Make all of it one client's
+    #[arg(long, value_name = "UUID")]
+    client: Option<Uuid>,
+}
+
+#[derive(Default)]
+struct Summary {
+    batches: u64,
+    applied: u64,
+    duplicate: u64,
+    rejected: u64,
+    not_applied: u64,
+    unseen: u64,
+    shown: Vec<String>,
+}
+
+pub async fn run(arguments: Arguments) -> Result<ExitCode> {
+    let db = DatabaseName::new(&arguments.db).map_err(|why| Error::new(Kind::Invalid, why))?;
+    let urls: Vec<String> = arguments.urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
+    let http = reqwest::Client::builder()
+        .timeout(Duration::from_secs(120))
+        .build()
+        .map_err(|error| Error::because(Kind::Internal, "making an HTTP client", error))?;
+    for url in &urls {
+        let made = http.put(format!("{url}/v1/dbs/{db}")).send().await;
+        let made =
+            made.map_err(|error| Error::because(Kind::Unavailable, format!("reaching {url}; is a gateway running there?"), error))?;
+        if !made.status().is_success() {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("{url} did not make the database {db}: {}", made.text().await.unwrap_or_default()),
+            ));
+        }
+    }
+    let (lines, size) = open(&arguments)?;
+    let bar = std::io::stderr().is_terminal().then(|| match size {
+        Some(_) => super::progress_bar(0, "batches"),
+        None => indicatif::ProgressBar::new_spinner(),
+    });
+    let mut summary = Summary::default();
+    let mut session: Option<Value> = None;
+    for (at, line) in lines.lines().enumerate() {
+        let place = format!("line {}", at + 1);
+        let line = line.map_err(|error| Error::because(Kind::Invalid, place.clone(), error))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let mut batch: Map<String, Value> =
+            serde_json::from_str(&line).map_err(|error| Error::because(Kind::Invalid, format!("{place} is no batch"), error))?;
+        if let Some(client) = arguments.client {
+            take_over(&mut batch, client);
+        }
+        if let Some(session) = &session {
+            batch.insert("session".into(), session.clone());
+        }
+        let url = &urls[(summary.batches as usize) % urls.len()];
+        let answer = post(&http, &format!("{url}/v1/dbs/{db}/ops"), &Value::Object(batch), &place).await?;
+        session = answer.get("session").cloned();
+        summary.add(&answer, &place);
+        if let Some(bar) = &bar {
+            if size.is_some() {
+                bar.inc_length(1);
+            }
+            bar.inc(1);
+        }
+    }
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    summary.print(urls.len());
+    Ok(if summary.rejected + summary.not_applied == 0 { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+/// The lines of the file, and its size where it is known.
+fn open(arguments: &Arguments) -> Result<(Box<dyn BufRead>, Option<u64>)> {
+    let fail = |error: std::io::Error| Error::because(Kind::Invalid, format!("reading {}", arguments.file.display()), error);
+    let (input, size): (Box<dyn Read>, Option<u64>) = if arguments.file.as_os_str() == "-" {
+        (Box::new(std::io::stdin()), None)
+    } else {
+        let file = File::open(&arguments.file).map_err(fail)?;
+        let size = file.metadata().map_err(fail)?.len();
+        (Box::new(file), Some(size))
+    };
+    let mut input = BufReader::with_capacity(1 << 16, input);
+    let gzip = input.fill_buf().map_err(fail)?.starts_with(&[0x1f, 0x8b]);
+    Ok((if gzip { Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(input))) } else { Box::new(input) }, size))
+}
+
+fn take_over(batch: &mut Map<String, Value>, client: Uuid) {
+    batch.insert("client".into(), json!(client));
+    for op in batch.get_mut("ops").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(op) = op.as_object_mut() {
+            op.remove("client");
+        }
+    }
+}
+
+/// Posts one batch; overloaded or away, it comes again: a batch that was kept says `duplicate`.
+async fn post(http: &reqwest::Client, url: &str, batch: &Value, place: &str) -> Result<Value> {
+    let body = batch.to_string();
+    let mut last = String::new();
+    for attempt in 0..TRIES_MAX {
+        let sent = http.post(url).header("content-type", "application/json").body(body.clone()).send().await;
+        match sent {
+            Ok(answer) => {
+                let status = answer.status();
+                let text = answer.text().await.unwrap_or_default();
+                match serde_json::from_str(&text) {
+                    Ok(answer) if status.is_success() => return Ok(answer),
+                    _ if matches!(status.as_u16(), 429 | 503) => last = text,
+                    _ => return Err(Error::new(Kind::Invalid, format!("{place}: {url} answered {status}: {text}"))),
+                }
+            }
+            Err(error) => last = error.to_string(),
+        }
+        tokio::time::sleep(Duration::from_millis((100 << attempt.min(4)).min(1000))).await;
+    }
+    Err(Error::because(Kind::Unavailable, format!("{place}: {url} could not be reached"), last))
+}
+
+impl Summary {
+    fn add(&mut self, answer: &Value, place: &str) {
+        self.batches += 1;
+        for result in answer.get("results").and_then(Value::as_array).into_iter().flatten() {
+            self.unseen += u64::from(result.get("unseen") == Some(&Value::Bool(true)));
+            match result.get("status").and_then(Value::as_str) {
+                Some("applied") => self.applied += 1,
+                Some("duplicate") => self.duplicate += 1,
+                Some("not-applied") => self.not_applied += 1,
+                _ => {
+                    self.rejected += 1;
+                    if self.shown.len() < SHOWN_MAX {
+                        self.shown.push(format!("{place}: {result}"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn print(&self, urls: usize) {
+        for shown in &self.shown {
+            println!("rejected: {shown}");
+        }
+        let Self { batches, applied, duplicate, rejected, not_applied, unseen, .. } = self;
+        println!(
+            "{batches} batches through {urls} gateway(s): {applied} applied, {duplicate} duplicate, {rejected} rejected, {not_applied} not applied; {unseen} met something unseen"
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! The command line, a file per command.
+
+pub mod dev;
+mod import;
+mod migrate;
+pub mod serve;
+mod verify;
+
+use crate::error::{Error, Kind, Result};
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(
+    name = "tidegate",
+    version,
+    about = "An event-sourced sync gateway: apps write offline, regions converge, auditors can prove it",
+    after_help = "Begin with:\n  tidegate dev                 everything on this machine, no set-up\n  tidegate dev --regions 2     the same with two regions that follow each other\n\nSettings and their defaults: tidegate serve --defaults",
+    arg_required_else_help = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start everything on this machine: private Postgres and NATS, migrated, serving on 127.0.0.1:8080
+    Dev(dev::Arguments),
+    /// Serve one region, as configured
+    Serve(serve::Arguments),
+    /// Bring a database's schema up to date
+    Migrate(migrate::Arguments),
+    /// Post batches from a file to a running gateway, or in turn to several
+    Import(import::Arguments),
+    /// Read everything a region holds and prove it: positions, stamps, bytes, documents
+    Verify(verify::Arguments),
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("tidegate: starting the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        match arguments.command {
+            Command::Dev(arguments) => dev::run(arguments).await,
+            Command::Serve(arguments) => serve::run(arguments).await,
+            Command::Migrate(arguments) => migrate::run(arguments).await,
+            Command::Import(arguments) => import::run(arguments).await,
+            Command::Verify(arguments) => verify::run(arguments).await,
+        }
+    });
+    // What still runs has been told to stop; it is not waited for.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tidegate: {}", error.chain());
+            ExitCode::from(error.kind.policy().exit)
+        }
+    }
+}
+
+/// Completes at SIGTERM or Ctrl-C.
+pub async fn stop_signal() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).map_err(|error| Error::because(Kind::Internal, "listening for signals", error));
+    let (mut terminate, mut interrupt, mut hangup) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    Ok(())
+}
+
+/// The look of every progress bar.
+fn progress_bar(length: u64, unit: &str) -> indicatif::ProgressBar {
+    let template = format!("{{bar:40}} {{human_pos}} of {{human_len}} {unit}, {{per_sec}}, {{eta}} left");
+    let style = indicatif::ProgressStyle::with_template(&template).unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
+    indicatif::ProgressBar::new(length).with_style(style)
+}

@@ -1,0 +1,122 @@
+//! `tidegate serve`: one region's gateway, from its start to the last answer.
+
+use super::stop_signal;
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::error::{Error, Kind, Result};
+use crate::gateway::{Gateway, Parts};
+use crate::id::Region;
+use crate::lifecycle::{Failures, Lifecycle, Phase};
+use crate::random::Random;
+use crate::relay::nats::Nats;
+use crate::relay::{Relay, Subjects};
+use crate::serve;
+use crate::store::{Postgres, migrate};
+use crate::telemetry;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The configuration file (TOML); the environment goes over it
+    #[arg(long, env = "TIDEGATE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Print every setting with its default, and end
+    #[arg(long)]
+    defaults: bool,
+}
+
+pub async fn run(arguments: Arguments) -> Result<ExitCode> {
+    if arguments.defaults {
+        print!("{}", config::DEFAULT);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = Config::load(arguments.config.as_deref())?;
+    telemetry::init(&config.log)?;
+    // The signals are taken before anything is started, so that a stop during the start is one too.
+    let stop = stop_signal();
+    tokio::pin!(stop);
+    let mut running = tokio::select! {
+        running = start(config, Clock::system(), Random::system()) => running?,
+        _ = &mut stop => return Ok(ExitCode::SUCCESS),
+    };
+    let why = tokio::select! {
+        _ = &mut stop => None,
+        why = running.failed() => Some(why),
+    };
+    let clean = running.stop().await;
+    match why {
+        None if clean => Ok(ExitCode::SUCCESS),
+        None => Err(Error::new(Kind::Internal, "requests were cut off at the end of the drain")),
+        Some(why) => Err(Error::new(Kind::Internal, why)),
+    }
+}
+
+/// A gateway that serves.
+pub struct Running {
+    pub gateway: Arc<Gateway>,
+    pub address: SocketAddr,
+    failures: Failures,
+    server: JoinHandle<()>,
+    relay: Option<Arc<Relay>>,
+}
+
+/// Starts a gateway: schema, store, listener, relay. Returns once it serves.
+pub async fn start(config: Config, clock: Clock, random: Random) -> Result<Running> {
+    if config.postgres.migrate_at_start {
+        for applied in migrate::migrate(config.postgres.migrate_url.expose(), None).await? {
+            tracing::info!(%applied, "migrated");
+        }
+    }
+    let store = Arc::new(Postgres::new(&config.store())?);
+    let (lifecycle, failures) = Lifecycle::new();
+    let listener = serve::bind(&config.http.address).await?;
+    let address = serve::address(&listener)?;
+    let gateway = Gateway::new(Parts { config, clock, random, store, lifecycle })?;
+    gateway.start().await?;
+    let relay = relay(&gateway).await?;
+    tracing::info!(region = %gateway.region, %address, nats = relay.is_some(), "serving; no keys are configured, so only this machine may connect");
+    let server = tokio::spawn(serve::serve(gateway.clone(), listener));
+    Ok(Running { gateway, address, failures, server, relay })
+}
+
+async fn relay(gateway: &Arc<Gateway>) -> Result<Option<Arc<Relay>>> {
+    let settings = &gateway.config.nats;
+    if settings.url.is_empty() {
+        return Ok(None);
+    }
+    let region: &Region = &gateway.region;
+    let kept = Subjects::new(&settings.prefix).journals_of(region);
+    let patience = Duration::from_millis(gateway.config.relay.reply_ms_max);
+    let network = Nats::connect(settings, &format!("tidegate {region}"), kept, patience).await?;
+    Ok(Some(Relay::start(gateway, Arc::new(network))))
+}
+
+impl Running {
+    /// Completes when a critical task ended; says which.
+    pub async fn failed(&mut self) -> String {
+        match self.failures.recv().await {
+            Some(why) => why,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Readiness falls, requests in flight are answered, then everything ends. Whether all were answered in time.
+    pub async fn stop(self) -> bool {
+        let lifecycle = &self.gateway.lifecycle;
+        lifecycle.enter(Phase::Draining);
+        let drain = Duration::from_millis(self.gateway.config.http.drain_ms_max) + Duration::from_secs(1);
+        let clean = tokio::time::timeout(drain, self.server).await.is_ok();
+        lifecycle.enter(Phase::Stopped);
+        if let Some(relay) = &self.relay {
+            // A neighbour need not wait for the leases to run out. Not done: they run out.
+            let _ = tokio::time::timeout(Duration::from_secs(1), self.gateway.store.release(relay.holder)).await;
+        }
+        tracing::info!("stopped");
+        clean
+    }
+}

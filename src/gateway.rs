@@ -1,0 +1,164 @@
+//! A gateway process' state: its databases, and what they work with. No statics: several gateways run in one process.
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::id::{DatabaseName, Region};
+use crate::ingest::commit::{self, Appender, advance};
+use crate::lifecycle::Lifecycle;
+use crate::random::Random;
+use crate::relay;
+use crate::store::{DatabaseId, Head, Store};
+use crate::telemetry::Metrics;
+use crate::vector::Vector;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+pub struct Gateway {
+    pub config: Config,
+    pub region: Region,
+    pub clock: Clock,
+    pub random: Random,
+    pub store: Arc<dyn Store>,
+    pub lifecycle: Lifecycle,
+    pub metrics: Metrics,
+    pub relay: relay::Status,
+    databases: RwLock<BTreeMap<DatabaseName, Arc<Database>>>,
+    /// Somebody committed, somewhere: look now rather than at the next poll.
+    pub look: Notify,
+}
+
+/// One database as this process works on it.
+pub struct Database {
+    pub id: DatabaseId,
+    pub name: DatabaseName,
+    pub appender: Appender,
+    /// The latest head this process knows of.
+    pub head: Arc<watch::Sender<Head>>,
+}
+
+impl Database {
+    pub fn known(&self) -> Head {
+        self.head.borrow().clone()
+    }
+}
+
+/// What a gateway is made of; a simulation hands in its own.
+pub struct Parts {
+    pub config: Config,
+    pub clock: Clock,
+    pub random: Random,
+    pub store: Arc<dyn Store>,
+    pub lifecycle: Lifecycle,
+}
+
+impl Gateway {
+    pub fn new(parts: Parts) -> Result<Arc<Self>> {
+        let Parts { config, clock, random, store, lifecycle } = parts;
+        let region = Region::new(&config.region).map_err(|why| Error::new(Kind::Invalid, why))?;
+        Ok(Arc::new(Self {
+            region,
+            clock,
+            random,
+            store,
+            lifecycle,
+            metrics: Metrics::default(),
+            relay: relay::Status::default(),
+            databases: RwLock::default(),
+            look: Notify::new(),
+            config,
+        }))
+    }
+
+    /// Checks the store, reads what databases there are, and keeps looking for what others did.
+    pub async fn start(self: &Arc<Self>) -> Result<()> {
+        self.store.check().await?;
+        self.look_around().await?;
+        let this = self.clone();
+        self.lifecycle.critical("poll", async move {
+            let every = Duration::from_millis(this.config.relay.poll_ms);
+            loop {
+                let _ = tokio::time::timeout(every, this.look.notified()).await;
+                if let Err(error) = this.look_around().await {
+                    tracing::warn!(error = %error.chain(), "looking for other processes' commits failed");
+                    tokio::time::sleep(every).await;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Learns of databases and heads that other processes made: the floor under every notification.
+    async fn look_around(self: &Arc<Self>) -> Result<()> {
+        for (id, name, head) in self.store.databases().await? {
+            let database = self.enter(id, &name, &head);
+            advance(&database.head, &head);
+        }
+        Ok(())
+    }
+
+    pub fn databases(&self) -> Vec<Arc<Database>> {
+        self.databases.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// A database by name, also one that another process made a moment ago. `None`: there is none.
+    pub async fn database(self: &Arc<Self>, name: &DatabaseName) -> Result<Option<Arc<Database>>> {
+        let known = self.databases.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        if known.is_some() {
+            return Ok(known);
+        }
+        self.look_around().await?;
+        Ok(self.databases.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned())
+    }
+
+    /// Makes a database, or finds it.
+    pub async fn create_database(self: &Arc<Self>, name: &DatabaseName) -> Result<Arc<Database>> {
+        if let Some(known) = self.databases.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned() {
+            return Ok(known);
+        }
+        let id = self.store.create_database(name).await?;
+        let head = self.store.head(id).await?;
+        Ok(self.enter(id, name, &head))
+    }
+
+    fn enter(self: &Arc<Self>, id: DatabaseId, name: &DatabaseName, head: &Head) -> Arc<Database> {
+        if let Some(known) = self.databases.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return known.clone();
+        }
+        let mut databases = self.databases.write().unwrap_or_else(PoisonError::into_inner);
+        let known = databases.entry(name.clone()).or_insert_with(|| {
+            let head = Arc::new(watch::Sender::new(head.clone()));
+            let (appender, task) = Appender::new(commit::Parts {
+                db: id,
+                region: self.region.clone(),
+                store: self.store.clone(),
+                clock: self.clock.clone(),
+                random: self.random.clone(),
+                limits: self.config.ingest(),
+                bounds: self.config.bounds(),
+                head: head.clone(),
+            });
+            self.lifecycle.critical(format!("appender of {name}"), task);
+            Arc::new(Database { id, name: name.clone(), appender, head })
+        });
+        known.clone()
+    }
+
+    /// Waits until a database covers a vector; whether it does. Asks the store once, since another process may have
+    /// committed a moment ago.
+    pub async fn covers(&self, database: &Database, wanted: &Vector, wait: Duration) -> Result<bool> {
+        if database.head.borrow().vector.covers(wanted) {
+            return Ok(true);
+        }
+        let head = self.store.head(database.id).await?;
+        advance(&database.head, &head);
+        if head.vector.covers(wanted) {
+            return Ok(true);
+        }
+        let mut heads = database.head.subscribe();
+        let reached = tokio::time::timeout(wait, heads.wait_for(|head| head.vector.covers(wanted))).await;
+        Ok(matches!(reached, Ok(Ok(_))))
+    }
+}

@@ -1,0 +1,353 @@
+//! The appender: one task per database and process, the only writer of journals and documents.
+//!
+//!     jobs wait → lock the head → drop what is known, decide, fold → write, commit → answer everyone
+//!                   ↑ meanwhile the next group gathers
+//!
+//! While one commit is in flight the next group gathers, so throughput needs no timer and an idle database no delay.
+//! Other regions' events take the same way under the same lock.
+
+use super::Limits;
+use super::batch::Checked;
+use super::decide::{Context, Decided, Gap, Work, session_after};
+use super::verdict::Outcome;
+use crate::clock::Clock;
+use crate::error::{Error, Kind, Result};
+use crate::id::{DocId, Position, Region};
+use crate::journal::Event;
+use crate::random::Random;
+use crate::store::{DatabaseId, Head, Loaded, Locked, Store};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
+
+/// Bounds of the queue and of one commit.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    pub queue_ops_max: usize,
+    pub queue_bytes_max: usize,
+    /// A group stops gathering at this many ops …
+    pub group_ops_max: usize,
+    /// … or bytes.
+    pub group_bytes_max: usize,
+    /// Tries of a commit that was surely not kept.
+    pub tries_max: usize,
+}
+
+/// Hands jobs to the task.
+pub struct Appender {
+    jobs: mpsc::UnboundedSender<Job>,
+    queue: Arc<Queue>,
+    bounds: Bounds,
+}
+
+/// What waits, and what was done: for the bound, status and metrics.
+#[derive(Default)]
+pub struct Queue {
+    ops: AtomicUsize,
+    bytes: AtomicUsize,
+    pub commits: AtomicU64,
+    pub events: AtomicU64,
+}
+
+impl Queue {
+    pub fn ops(&self) -> usize {
+        self.ops.load(Ordering::Relaxed)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+enum Job {
+    Append(Checked, oneshot::Sender<Result<Outcome>>),
+    Follow(Region, Vec<Event>, oneshot::Sender<Result<Followed>>),
+}
+
+/// Where a journal stands after a run was handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Followed {
+    pub have: Position,
+    /// The run began beyond what was here: nothing of it was kept.
+    pub gap: bool,
+}
+
+/// What the task works with.
+pub struct Parts {
+    pub db: DatabaseId,
+    pub region: Region,
+    pub store: Arc<dyn Store>,
+    pub clock: Clock,
+    pub random: Random,
+    pub limits: Limits,
+    pub bounds: Bounds,
+    /// Told of every head this process commits.
+    pub head: Arc<watch::Sender<Head>>,
+}
+
+impl Appender {
+    /// The handle, and the task to run; the task ends when every handle is gone.
+    pub fn new(parts: Parts) -> (Self, impl Future<Output = ()> + Send) {
+        let (jobs, inbox) = mpsc::unbounded_channel();
+        let queue = Arc::new(Queue::default());
+        let handle = Self { jobs, queue: queue.clone(), bounds: parts.bounds.clone() };
+        (handle, run(parts, queue, inbox))
+    }
+
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Appends a batch; the answer comes after the commit. Over the queue's bound: `TooMany`, nothing was kept.
+    pub async fn append(&self, batch: Checked) -> Result<Outcome> {
+        let (ops, bytes) = (batch.ops.len(), batch.bytes);
+        let _place = self.reserve(ops, bytes)?;
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job::Append(batch, reply)).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// Applies a run of another region's journal, in order.
+    pub async fn follow(&self, region: Region, events: Vec<Event>) -> Result<Followed> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job::Follow(region, events, reply)).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    fn reserve(&self, ops: usize, bytes: usize) -> Result<Place> {
+        let place = Place { queue: self.queue.clone(), ops, bytes };
+        let waiting_ops = self.queue.ops.fetch_add(ops, Ordering::Relaxed);
+        let waiting_bytes = self.queue.bytes.fetch_add(bytes, Ordering::Relaxed);
+        // One batch alone always fits: its own limits are the door's.
+        let over =
+            waiting_ops > 0 && (waiting_ops + ops > self.bounds.queue_ops_max || waiting_bytes + bytes > self.bounds.queue_bytes_max);
+        if over {
+            let Bounds { queue_ops_max, queue_bytes_max, .. } = self.bounds;
+            let doing = format!(
+                "{waiting_ops} ops and {waiting_bytes} bytes wait for this database; {queue_ops_max} and {queue_bytes_max} are the limits"
+            );
+            return Err(Error::new(Kind::TooMany, doing));
+        }
+        Ok(place)
+    }
+}
+
+/// A batch's share of the queue; given back however the request ends.
+struct Place {
+    queue: Arc<Queue>,
+    ops: usize,
+    bytes: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.queue.ops.fetch_sub(self.ops, Ordering::Relaxed);
+        self.queue.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(Kind::Unavailable, "the gateway is stopping")
+}
+
+async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver<Job>) {
+    let mut next = None;
+    loop {
+        let job = match next.take() {
+            Some(job) => job,
+            None => match inbox.recv().await {
+                Some(job) => job,
+                None => return,
+            },
+        };
+        match job {
+            Job::Follow(region, events, reply) => {
+                let done = parts.follow(&queue, &region, events).await;
+                let _ = reply.send(done);
+            }
+            Job::Append(batch, reply) => {
+                let mut group = Group::default();
+                group.push(batch, reply);
+                while group.ops < parts.bounds.group_ops_max && group.bytes < parts.bounds.group_bytes_max {
+                    match inbox.try_recv() {
+                        Ok(Job::Append(batch, reply)) => group.push(batch, reply),
+                        Ok(other) => {
+                            next = Some(other);
+                            break;
+                        }
+                        Err(_) => break,
+                    }
+                }
+                parts.answer(&queue, group).await;
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Group {
+    batches: Vec<Checked>,
+    replies: Vec<oneshot::Sender<Result<Outcome>>>,
+    ops: usize,
+    bytes: usize,
+}
+
+impl Group {
+    fn push(&mut self, batch: Checked, reply: oneshot::Sender<Result<Outcome>>) {
+        if reply.is_closed() {
+            return; // its client went away before anything was done: nothing was kept
+        }
+        self.ops += batch.ops.len();
+        self.bytes += batch.bytes;
+        self.batches.push(batch);
+        self.replies.push(reply);
+    }
+}
+
+impl Parts {
+    /// Commits a group and answers each of it. A fault that is one batch's own must not fail its neighbours, so
+    /// after one that is not the store's being away each batch goes alone.
+    async fn answer(&self, queue: &Queue, group: Group) {
+        if group.batches.is_empty() {
+            return;
+        }
+        let result = self.append(queue, &group.batches).await;
+        match result {
+            Ok(outcomes) => {
+                for (reply, outcome) in group.replies.into_iter().zip(outcomes) {
+                    let _ = reply.send(Ok(outcome));
+                }
+            }
+            Err(error) if error.kind.policy().retry || group.batches.len() == 1 => {
+                tracing::warn!(db = self.db, batches = group.batches.len(), error = %error.chain(), "a commit failed");
+                for reply in group.replies {
+                    let _ = reply.send(Err(error.again()));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(db = self.db, batches = group.batches.len(), error = %error.chain(), "a group failed; each batch goes alone");
+                for (batch, reply) in group.batches.into_iter().zip(group.replies) {
+                    let alone = self.append(queue, std::slice::from_ref(&batch)).await;
+                    let _ = reply.send(alone.map(|mut outcomes| outcomes.remove(0)));
+                }
+            }
+        }
+    }
+
+    async fn append(&self, queue: &Queue, batches: &[Checked]) -> Result<Vec<Outcome>> {
+        let ops = || batches.iter().flat_map(|batch| &batch.ops).flatten();
+        let ids: Vec<Uuid> = ops().map(|op| op.id).collect();
+        let docs: Vec<DocId> = distinct(ops().map(|op| &op.doc));
+        let (outcomes, head) = self
+            .transact(queue, &ids, &docs, |work, now| {
+                let context = Context { region: &self.region, now, random: &self.random, limits: &self.limits };
+                batches.iter().map(|batch| work.batch(&context, batch)).collect::<Vec<_>>()
+            })
+            .await?;
+        let answer = |outcome: Outcome| Outcome { session: session_after(&head, outcome.session), ..outcome };
+        Ok(outcomes.into_iter().map(answer).collect())
+    }
+
+    async fn follow(&self, queue: &Queue, region: &Region, events: Vec<Event>) -> Result<Followed> {
+        let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+        let docs = distinct(events.iter().map(|event| &event.doc));
+        let (outcome, head) = self.transact(queue, &ids, &docs, |work, _| work.follow(region, events.clone())).await?;
+        Ok(Followed { have: head.vector.get(region), gap: matches!(outcome, Err(Gap { .. })) })
+    }
+
+    /// The one transaction. Returns what was decided and the head after it.
+    async fn transact<T>(
+        &self,
+        queue: &Queue,
+        ids: &[Uuid],
+        docs: &[DocId],
+        mut decide: impl FnMut(&mut Work, i64) -> T,
+    ) -> Result<(T, Head)> {
+        for attempt in 1.. {
+            match self.attempt(ids, docs, &mut decide).await {
+                Ok((outcome, head, events)) => {
+                    queue.commits.fetch_add(1, Ordering::Relaxed);
+                    queue.events.fetch_add(events, Ordering::Relaxed);
+                    advance(&self.head, &head);
+                    return Ok((outcome, head));
+                }
+                // Surely nothing was kept: the connection was dead, or another gateway held the lock too long.
+                Err(error) if error.kind == Kind::Unavailable && attempt < self.bounds.tries_max => {
+                    tracing::debug!(db = self.db, attempt, error = %error.chain(), "a commit is tried again");
+                    tokio::time::sleep(Duration::from_millis(20 << attempt)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("the loop returns")
+    }
+
+    async fn attempt<T>(&self, ids: &[Uuid], docs: &[DocId], decide: &mut impl FnMut(&mut Work, i64) -> T) -> Result<(T, Head, u64)> {
+        // Dead here: nothing was kept, the lock goes with the connection (or its idle timeout).
+        let (mut locked, loaded) = self.store.lock(self.db, ids, docs).await?;
+        let (outcome, decided) = match self.decide(&mut locked, &loaded, docs, decide).await {
+            Ok(done) => done,
+            Err(error) => {
+                locked.release().await;
+                return Err(error);
+            }
+        };
+        if decided.events.is_empty() {
+            locked.release().await;
+            return Ok((outcome, loaded.head, 0));
+        }
+        // Dead during the commit: all of it is kept or nothing, the client gets no answer, and its retry gets the
+        // verdict `duplicate` or a first one. Nothing was told to anybody else yet. Dead after it: the relay reads the
+        // journal from its own progress, subscribers from their cursors; neither hears of it from here alone.
+        locked.commit(&decided.head, &decided.events, &decided.documents).await?;
+        Ok((outcome, decided.head, decided.events.len() as u64))
+    }
+
+    /// Decides, reading whole the documents that turn out to need it.
+    async fn decide<T>(
+        &self,
+        locked: &mut Box<dyn Locked>,
+        loaded: &Loaded,
+        docs: &[DocId],
+        decide: &mut impl FnMut(&mut Work, i64) -> T,
+    ) -> Result<(T, Decided)> {
+        let now = self.clock.now();
+        let mut histories: HashMap<DocId, Vec<Event>> = HashMap::new();
+        loop {
+            let mut work = Work::open(loaded, &histories, docs)?;
+            let outcome = decide(&mut work, now);
+            let wanting: Vec<DocId> = work.wanting();
+            if wanting.is_empty() {
+                return Ok((outcome, work.finish()));
+            }
+            if wanting.iter().all(|doc| histories.contains_key(doc)) {
+                return Err(Error::corrupt(format!("the events of {} do not make its state", wanting[0])));
+            }
+            for doc in &wanting {
+                histories.entry(doc.clone()).or_default();
+            }
+            for event in locked.histories(&wanting).await? {
+                histories.entry(event.doc.clone()).or_default().push(event);
+            }
+        }
+    }
+}
+
+/// Tells waiters of a head, unless a later one is known already: heads read and heads committed may cross.
+pub fn advance(known: &watch::Sender<Head>, head: &Head) {
+    known.send_if_modified(|known| {
+        let newer = *known != *head && head.vector.covers(&known.vector);
+        if newer {
+            *known = head.clone();
+        }
+        newer
+    });
+}
+
+fn distinct<'a>(docs: impl Iterator<Item = &'a DocId>) -> Vec<DocId> {
+    let mut seen = HashSet::new();
+    docs.filter(|doc| seen.insert(*doc)).cloned().collect()
+}

@@ -1,0 +1,93 @@
+//! Change messages for subscribers on NATS: one for each changed document after a commit, at most once; whoever missed
+//! some catches up over HTTP from the cursor of the last.
+
+use super::Relay;
+use super::feed::{self, Filter, Page, write_row};
+use super::network::Message;
+use super::send::within;
+use crate::clock::format_time;
+use crate::error::Result;
+use crate::gateway::Database;
+use crate::project::Document;
+use crate::token::Cursor;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use std::sync::Arc;
+
+/// The progress row this sender keeps.
+const TASK: &str = "changes";
+
+/// Documents of one page.
+const PAGE_ROWS: usize = 500;
+
+pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
+    loop {
+        relay.until_held(&database).await;
+        if let Err(error) = publish_all(&relay, &database).await {
+            tracing::debug!(db = %database.name, error = %error.chain(), "changes were not published; they are tried again");
+            tokio::time::sleep(relay.poll()).await;
+        }
+    }
+}
+
+async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
+    let gateway = &relay.gateway;
+    let mut heads = database.head.subscribe();
+    let mut cursor = Cursor { vector: gateway.store.progress(database.id, TASK).await?, ..Cursor::default() };
+    while relay.holds(database) {
+        heads.mark_unchanged();
+        let page = feed::page(&*gateway.store, database.id, Some(&cursor), &Filter::default(), PAGE_ROWS).await?;
+        let mine: Vec<&Document> = page.rows.iter().filter(|row| is_ours(relay, &page, row)).collect();
+        for (at, row) in mine.iter().enumerate() {
+            // Only the last row of a page moves a reader's cursor.
+            let at = if at + 1 == mine.len() { &page.cursor } else { &cursor };
+            within(relay, relay.network.publish(message(relay, database, row, at))).await?;
+            gateway.metrics.count("change_published");
+        }
+        if page.cursor.vector != cursor.vector {
+            within(relay, relay.network.flush()).await?;
+            // Dead before the progress is kept: the same messages go out again, with the same versions.
+            gateway.store.set_progress(database.id, TASK, &page.cursor.vector).await?;
+        }
+        cursor = page.cursor;
+        if page.pending == 0 {
+            tokio::select! {
+                _ = heads.changed() => {}
+                () = tokio::time::sleep(relay.poll()) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Each region publishes what its own events changed; of others' events, only what came out differently here than
+/// where they were written, since that state was shown nowhere yet.
+fn is_ours(relay: &Relay, page: &Page, row: &Document) -> bool {
+    let touches = || page.touches.iter().filter(|touch| touch.doc == row.doc);
+    let Some(last) = touches().max_by_key(|touch| touch.stamp) else { return false };
+    let mut there = last.seen.clone();
+    there.raise(&last.region, last.position);
+    touches().any(|touch| touch.region == relay.gateway.region) || there != row.version
+}
+
+fn message(relay: &Relay, database: &Database, row: &Document, cursor: &Cursor) -> Message {
+    let gateway = &relay.gateway;
+    let mut payload = String::new();
+    write_row(row, true, &mut payload);
+    let omitted = payload.len() + 2048 > gateway.config.relay.message_bytes_max;
+    if omitted {
+        payload.clear();
+        write_row(row, false, &mut payload);
+        payload.pop();
+        payload.push_str(",\"body_omitted\":true}");
+    }
+    let doc = utf8_percent_encode(row.doc.as_str(), NON_ALPHANUMERIC).to_string();
+    Message::new(relay.subjects.change(&database.name, &row.doc), payload)
+        .with("ce-specversion", "1.0")
+        .with("ce-type", "tidegate.document.changed")
+        .with("ce-source", format!("/v1/dbs/{}", database.name))
+        .with("ce-id", format!("{doc}@{}", row.version))
+        .with("ce-subject", &doc)
+        .with("ce-time", format_time(row.stamp.millis()))
+        .with("content-type", "application/json")
+        .with("Tidegate-Cursor", cursor.encode(&database.name))
+}

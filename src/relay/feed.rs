@@ -1,0 +1,202 @@
+//! One page of a database's changes: a snapshot of what is there, then what touched it since.
+//!
+//! A page is read in one view, so what it shows belongs together. Its cursor never says more than this region held,
+//! and never stops inside an atomic batch.
+
+use crate::error::Result;
+use crate::id::DocId;
+use crate::project::Document;
+use crate::store::{Bound, DatabaseId, Head, Span, Store, Touch, View};
+use crate::token::{Cursor, SnapshotPlace};
+use crate::vector::Vector;
+use std::collections::{HashMap, VecDeque};
+
+/// Bodies of one page, bytes; a page ends after the row that passes it.
+const PAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Events that one page of a filtered feed looks at, at least.
+const SCAN_ROWS: usize = 2000;
+
+/// Which documents a feed is about.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub collection: Option<String>,
+    pub docs: Vec<DocId>,
+}
+
+impl Filter {
+    pub fn is_whole(&self) -> bool {
+        self.collection.is_none() && self.docs.is_empty()
+    }
+
+    fn takes(&self, doc: &DocId) -> bool {
+        self.collection.as_deref().is_none_or(|collection| doc.collection() == collection)
+            && (self.docs.is_empty() || self.docs.contains(doc))
+    }
+}
+
+#[derive(Debug)]
+pub struct Page {
+    pub rows: Vec<Document>,
+    /// What this page touched, for the sender; empty in a snapshot.
+    pub touches: Vec<Touch>,
+    pub cursor: Cursor,
+    /// About how many rows are left; 0 exactly at the end.
+    pub pending: u64,
+    /// This region has not all that `since` covers.
+    pub behind: bool,
+    pub head: Head,
+}
+
+/// Reads a page after `since`, or the first of a snapshot.
+pub async fn page(store: &dyn Store, db: DatabaseId, since: Option<&Cursor>, filter: &Filter, limit: usize) -> Result<Page> {
+    let (mut view, head) = store.view(db).await?;
+    let start = match since {
+        None => Cursor { vector: head.vector.clone(), stamp: head.stamp, filtered: false, snapshot: None },
+        // Below `since` where this region is behind it: what is not here yet is given again once it is.
+        Some(since) => Cursor { vector: since.vector.meet(&head.vector), ..since.clone() },
+    };
+    let behind = since.is_some_and(|since| !head.vector.covers(&since.vector));
+    let mut page = if since.is_none_or(|since| since.snapshot.is_some()) {
+        snapshot(&mut *view, start, filter, limit, head).await?
+    } else {
+        tail(&mut *view, start, filter, limit, head).await?
+    };
+    view.close().await;
+    page.behind = behind;
+    page.cursor.filtered |= !filter.is_whole();
+    Ok(page)
+}
+
+async fn snapshot(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, limit: usize, head: Head) -> Result<Page> {
+    let place = cursor.snapshot.take();
+    let after = place.as_ref().map(|place| place.after.as_str());
+    let (mut rows, finished) = if filter.docs.is_empty() {
+        let rows = view.list(filter.collection.as_deref(), after, Bound { rows: limit + 1, bytes: PAGE_BYTES_MAX }).await?;
+        let bytes: usize = rows.iter().filter_map(|row| row.body.as_ref()).map(|body| body.len()).sum();
+        let finished = rows.len() <= limit && bytes < PAGE_BYTES_MAX;
+        (rows, finished)
+    } else {
+        let mut docs: Vec<DocId> =
+            filter.docs.iter().filter(|doc| filter.takes(doc) && after.is_none_or(|after| doc.as_str() > after)).cloned().collect();
+        docs.sort();
+        docs.dedup();
+        let finished = docs.len() <= limit;
+        docs.truncate(limit);
+        let mut rows = view.documents(&docs).await?;
+        rows.retain(|row| row.body.is_some());
+        rows.sort_by(|a, b| a.doc.cmp(&b.doc));
+        (rows, finished)
+    };
+    if filter.docs.is_empty() && !finished {
+        rows.truncate(limit);
+    }
+    let given = place.map_or(0, |place| place.given) + rows.len() as u64;
+    let since_begun = head.vector.beyond(&cursor.vector);
+    let mut pending = since_begun;
+    if !finished && let Some(last) = rows.last() {
+        cursor.snapshot = Some(SnapshotPlace { after: last.doc.clone(), given });
+        let left = if filter.is_whole() { head.documents.saturating_sub(given) } else { 0 };
+        pending = (since_begun + left).max(1);
+    }
+    Ok(Page { rows, touches: Vec::new(), cursor, pending, behind: false, head })
+}
+
+async fn tail(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, limit: usize, head: Head) -> Result<Page> {
+    let spans: Vec<Span> = head
+        .vector
+        .iter()
+        .map(|(region, upto)| Span { region: region.clone(), after: cursor.vector.get(region), upto })
+        .filter(|span| span.after < span.upto)
+        .collect();
+    let scan = if filter.is_whole() { limit } else { limit.max(SCAN_ROWS) };
+    let runs = runs(view, &spans, scan).await?;
+    let mut most = limit;
+    loop {
+        let taken = take(&runs, filter, most, scan);
+        let rows = view.documents(&taken.docs).await?;
+        let bytes: usize = rows.iter().filter_map(|row| row.body.as_ref()).map(|body| body.len()).sum();
+        if bytes > PAGE_BYTES_MAX && most > 1 {
+            most /= 2;
+            continue;
+        }
+        let mut by_id: HashMap<&DocId, Document> = HashMap::new();
+        for row in &rows {
+            by_id.insert(&row.doc, row.clone());
+        }
+        let rows = taken.docs.iter().filter_map(|doc| by_id.remove(doc)).collect();
+        for touch in &taken.touches {
+            cursor.vector.raise(&touch.region, touch.position);
+            cursor.stamp = cursor.stamp.max(touch.stamp);
+        }
+        let pending = head.vector.beyond(&cursor.vector);
+        return Ok(Page { rows, touches: taken.touches, cursor, pending, behind: false, head });
+    }
+}
+
+/// Reads each span's first events, whole atomic batches.
+async fn runs(view: &mut dyn View, spans: &[Span], rows: usize) -> Result<Vec<Vec<Touch>>> {
+    let mut runs = view.touches(spans, rows).await?;
+    for (run, span) in runs.iter_mut().zip(spans) {
+        let Some(last) = run.last() else { continue };
+        if run.len() == rows && !last.batch.may_stop_after() {
+            let whole = rows + last.batch.count as usize;
+            if let Some(longer) = view.touches(std::slice::from_ref(span), whole).await?.pop() {
+                *run = longer;
+                let end = run.iter().rposition(|touch| touch.batch.may_stop_after()).map_or(0, |at| at + 1);
+                run.truncate(end);
+            }
+        }
+    }
+    Ok(runs)
+}
+
+struct Taken {
+    docs: Vec<DocId>,
+    touches: Vec<Touch>,
+}
+
+/// Merges the runs in T order, whole atomic batches, until there are enough documents.
+fn take(runs: &[Vec<Touch>], filter: &Filter, docs_max: usize, scan: usize) -> Taken {
+    let mut queues: Vec<VecDeque<&Touch>> = runs.iter().map(|run| run.iter().collect()).collect();
+    let mut taken = Taken { docs: Vec::new(), touches: Vec::new() };
+    let mut known: HashMap<&DocId, ()> = HashMap::new();
+    while taken.docs.len() < docs_max && taken.touches.len() < scan.max(docs_max) {
+        let first = |queue: &VecDeque<&Touch>| queue.front().map(|touch| (touch.stamp, touch.region.clone(), touch.position));
+        let Some(queue) = queues.iter_mut().filter(|queue| !queue.is_empty()).min_by_key(|queue| first(queue)) else { break };
+        while let Some(touch) = queue.pop_front() {
+            if filter.takes(&touch.doc) && known.insert(&touch.doc, ()).is_none() {
+                taken.docs.push(touch.doc.clone());
+            }
+            taken.touches.push(touch.clone());
+            if touch.batch.may_stop_after() {
+                break;
+            }
+        }
+    }
+    taken
+}
+
+/// A row as JSON. Without `body`, and for deleted documents, only what happened.
+pub fn write_row(document: &Document, body: bool, out: &mut String) {
+    out.push_str("{\"doc\":");
+    crate::json::write_string(document.doc.as_str(), out);
+    out.push_str(&format!(",\"version\":\"{}\",\"deleted\":{}", document.version, document.body.is_none()));
+    if body && let Some(text) = &document.body {
+        out.push_str(",\"body\":");
+        out.push_str(text);
+    }
+    out.push('}');
+}
+
+/// A vector as a JSON object.
+pub fn write_vector(vector: &Vector, out: &mut String) {
+    out.push('{');
+    for (at, (region, position)) in vector.iter().enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        out.push_str(&format!("\"{region}\":{position}"));
+    }
+    out.push('}');
+}

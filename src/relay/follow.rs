@@ -1,0 +1,170 @@
+//! One other region's journal of one database, applied here in position order, without a gap.
+
+use super::wire;
+use super::{Relay, fetch, kept};
+use crate::error::{Error, Kind, Result};
+use crate::gateway::Database;
+use crate::id::{Position, Region};
+use crate::ingest::commit::Followed;
+use crate::journal::Event;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Events of one commit.
+const APPLY_EVENTS_MAX: usize = 2000;
+
+pub enum Work {
+    /// A run as it came, not looked into yet.
+    Run { first: Position, last: Position, payload: Bytes },
+    /// Somebody says there are events up to here.
+    Claim { upto: Position },
+}
+
+pub async fn run(relay: Arc<Relay>, database: Arc<Database>, region: Region, mut works: mpsc::Receiver<Work>) {
+    let mut follower = Follower { relay, database, region, waiting: Vec::new(), claimed: 0 };
+    while let Some(work) = works.recv().await {
+        follower.take(work).await;
+    }
+}
+
+struct Follower {
+    relay: Arc<Relay>,
+    database: Arc<Database>,
+    region: Region,
+    /// The beginning of an atomic batch whose end has not come.
+    waiting: Vec<Event>,
+    /// The last claim that was not fulfilled when it came.
+    claimed: Position,
+}
+
+impl Follower {
+    fn have(&self) -> Position {
+        self.database.head.borrow().vector.get(&self.region)
+    }
+
+    /// The last position that is here, applied or waiting.
+    fn reached(&self) -> Position {
+        self.waiting.last().map_or(self.have(), |event| event.position)
+    }
+
+    async fn take(&mut self, work: Work) {
+        let done = match work {
+            Work::Run { last, .. } if last <= self.reached() => Ok(()),
+            Work::Run { first, payload, .. } if first <= self.reached() + 1 => self.run(&payload).await,
+            Work::Run { last, .. } => self.repair(last).await,
+            Work::Claim { upto } if upto <= self.reached() && self.waiting.is_empty() => Ok(()),
+            // What was claimed a heartbeat ago and has not come since will not come by itself.
+            Work::Claim { upto } if self.have() == 0 || self.claimed > self.have() => self.repair(upto).await,
+            Work::Claim { upto } => {
+                self.claimed = upto;
+                Ok(())
+            }
+        };
+        let about = format!("journal {}/{}", self.database.name, self.region);
+        match done {
+            Ok(()) => self.relay.gateway.relay.fault(about, None),
+            Err(error) if error.kind == Kind::Unavailable => {
+                tracing::debug!(about, error = %error.chain(), "not followed yet; the next heartbeat tries again");
+                self.claimed = self.claimed.max(self.have() + 1);
+            }
+            Err(error) => self.relay.gateway.relay.fault(about, Some(error.chain())),
+        }
+    }
+
+    async fn run(&mut self, payload: &Bytes) -> Result<()> {
+        let events = wire::unpack(payload, &self.database.name, &self.region).map_err(Error::corrupt)?;
+        self.take_events(events).await
+    }
+
+    /// Takes events that follow on what is here; applies what is whole.
+    async fn take_events(&mut self, events: Vec<Event>) -> Result<()> {
+        let reached = self.reached();
+        self.waiting.extend(events.into_iter().filter(|event| event.position > reached));
+        if let Some(first) = self.waiting.first()
+            && first.position > self.have() + 1
+        {
+            self.waiting.clear(); // somebody set this region's journal back: begin at what is here
+            return Err(Error::new(Kind::Unavailable, "the run does not follow on what is here"));
+        }
+        while let Some(end) = whole(&self.waiting, APPLY_EVENTS_MAX) {
+            let events: Vec<Event> = self.waiting.drain(..end).collect();
+            self.apply(events).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies whole batches. Away or too far ahead of the clock: waits, since dropping would only mean fetching again.
+    async fn apply(&mut self, events: Vec<Event>) -> Result<()> {
+        let gateway = &self.relay.gateway;
+        let about = format!("clock of {}", self.region);
+        while let Some(event) = events.iter().find(|event| event.stamp.millis() - gateway.clock.now() > gateway.config.clock.ahead_ms_max) {
+            let what = format!(
+                "{}:{} is stamped {}, too far ahead of this region's clock; the journal waits",
+                self.region, event.position, event.stamp
+            );
+            gateway.relay.fault(&about, Some(what));
+            tokio::time::sleep(self.relay.poll()).await;
+        }
+        gateway.relay.fault(&about, None);
+        loop {
+            // Dead here: nothing was kept, or all of it; the next start asks from the position that the head has.
+            match self.database.appender.follow(self.region.clone(), events.clone()).await {
+                Ok(Followed { gap: false, .. }) => return Ok(()),
+                Ok(Followed { gap: true, have }) => {
+                    self.waiting.clear();
+                    return Err(Error::new(Kind::Unavailable, format!("another process moved the journal to {have}")));
+                }
+                Err(error) if error.kind.policy().retry => tokio::time::sleep(Duration::from_millis(200)).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Fetches up to a position: from the journal's own region, else from any that has it, else from its stream.
+    async fn repair(&mut self, upto: Position) -> Result<()> {
+        self.waiting.clear();
+        self.claimed = upto;
+        let gateway = self.relay.gateway.clone();
+        gateway.metrics.count("repair");
+        while self.have() < upto {
+            let have = self.have();
+            let mut holders = gateway.relay.holders(&self.database.name, &self.region, have);
+            if !holders.contains(&self.region) {
+                holders.insert(0, self.region.clone());
+            }
+            let mut last = Error::new(Kind::Unavailable, "nobody has the events");
+            for holder in holders {
+                match fetch::request(&self.relay, &holder, &self.database.name, &self.region, have).await {
+                    Ok(events) if events.is_empty() => {}
+                    Ok(events) => {
+                        self.take_events(events).await?;
+                        break;
+                    }
+                    Err(error) => last = error,
+                }
+            }
+            if self.have() == have {
+                for payload in kept::runs(&self.relay, &self.database.name, &self.region, have).await {
+                    let events = wire::unpack(&payload, &self.database.name, &self.region).map_err(Error::corrupt)?;
+                    if events.first().is_some_and(|event| event.position > self.reached() + 1) {
+                        break;
+                    }
+                    self.take_events(events).await?;
+                }
+            }
+            if self.have() == have {
+                return Err(last);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where to cut so that what is before it holds whole atomic batches only, and about so many events.
+fn whole(events: &[Event], most: usize) -> Option<usize> {
+    let ends = |at: &usize| events[*at].batch.may_stop_after();
+    let within = (0..events.len().min(most)).rev().find(ends);
+    within.or_else(|| (most..events.len()).find(ends)).map(|at| at + 1)
+}

@@ -1,0 +1,135 @@
+//! Events leave and arrive.
+//!
+//!     journal ─ send ─→ journal.<db>.<region> ─→ receive ─→ follow ─→ ingest::commit of the other region
+//!                       heartbeat.<region> ───→ receive ─→ follow: a gap? ─→ fetch.<region> ─→ repaired
+//!     documents ─ changes ─→ changes.<db>.<collection>.<key> ─→ subscribers
+//!
+//! Nothing here decides whether an event is kept. Whatever NATS loses, reorders or repeats, positions tell: a repeat is
+//! dropped, a gap is fetched from any region that has the events. Progress lives in the store alone, and what is lost of
+//! it costs repeated messages.
+
+pub mod changes;
+pub mod feed;
+pub mod fetch;
+pub mod follow;
+pub mod heartbeat;
+pub mod kept;
+pub mod nats;
+pub mod network;
+pub mod receive;
+pub mod send;
+pub mod status;
+pub mod subject;
+pub mod wake;
+pub mod wire;
+
+pub use network::{Message, Network};
+pub use status::Status;
+pub use subject::Subjects;
+
+use crate::gateway::{Database, Gateway};
+use crate::store::DatabaseId;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// What every task of the relay works with.
+pub struct Relay {
+    pub gateway: Arc<Gateway>,
+    pub network: Arc<dyn Network>,
+    pub subjects: Subjects,
+    /// This process among those that share the store.
+    pub holder: Uuid,
+    /// Databases whose relay this process holds.
+    pub leased: watch::Sender<HashSet<DatabaseId>>,
+}
+
+impl Relay {
+    /// Starts every task.
+    pub fn start(gateway: &Arc<Gateway>, network: Arc<dyn Network>) -> Arc<Self> {
+        let relay = Arc::new(Self {
+            subjects: Subjects::new(&gateway.config.nats.prefix),
+            holder: gateway.random.uuid(),
+            leased: watch::Sender::new(HashSet::new()),
+            gateway: gateway.clone(),
+            network,
+        });
+        let lifecycle = &gateway.lifecycle;
+        gateway.relay.configure(relay.network.clone());
+        lifecycle.critical("lease", relay.clone().lease());
+        lifecycle.critical("heartbeat", heartbeat::run(relay.clone()));
+        lifecycle.critical("receive", receive::run(relay.clone()));
+        lifecycle.critical("fetch", fetch::answer(relay.clone()));
+        lifecycle.critical("senders", relay.clone().senders());
+        relay
+    }
+
+    pub fn holds(&self, database: &Database) -> bool {
+        self.leased.borrow().contains(&database.id)
+    }
+
+    /// How long to wait for NATS or a peer.
+    pub fn patience(&self) -> Duration {
+        Duration::from_millis(self.gateway.config.relay.reply_ms_max)
+    }
+
+    pub fn poll(&self) -> Duration {
+        Duration::from_millis(self.gateway.config.relay.poll_ms)
+    }
+
+    /// Keeps the leases: taken where free, renewed well before they run out, given up when the store is away.
+    async fn lease(self: Arc<Self>) {
+        let lease = Duration::from_millis(self.gateway.config.relay.lease_ms);
+        let mut known = 0;
+        loop {
+            match self.gateway.store.lease(self.holder, lease.as_secs_f64()).await {
+                Ok(held) => {
+                    let held: HashSet<DatabaseId> = held.into_iter().collect();
+                    self.leased.send_if_modified(|now| std::mem::replace(now, held.clone()) != held);
+                }
+                Err(error) => {
+                    tracing::debug!(error = %error.chain(), "the leases were not renewed");
+                    self.leased.send_if_modified(|now| !std::mem::take(now).is_empty());
+                }
+            }
+            // A database made just now is relayed at once, not at the next renewal.
+            let renew = tokio::time::sleep(lease / 3);
+            tokio::pin!(renew);
+            loop {
+                let count = self.gateway.databases().len();
+                if count != known {
+                    known = count;
+                    break;
+                }
+                tokio::select! {
+                    () = &mut renew => break,
+                    () = tokio::time::sleep(Duration::from_millis(50)) => {}
+                }
+            }
+        }
+    }
+
+    /// Starts the senders of every database, also of those that come later.
+    async fn senders(self: Arc<Self>) {
+        let mut started: HashSet<DatabaseId> = HashSet::new();
+        loop {
+            for database in self.gateway.databases() {
+                if started.insert(database.id) {
+                    let lifecycle = &self.gateway.lifecycle;
+                    lifecycle.critical(format!("journal sender of {}", database.name), send::run(self.clone(), database.clone()));
+                    lifecycle.critical(format!("change sender of {}", database.name), changes::run(self.clone(), database.clone()));
+                    lifecycle.critical(format!("wake of {}", database.name), wake::run(self.clone(), database.clone()));
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until this process holds the database's relay.
+    pub async fn until_held(&self, database: &Database) {
+        let mut leased = self.leased.subscribe();
+        let _ = leased.wait_for(|held| held.contains(&database.id)).await;
+    }
+}

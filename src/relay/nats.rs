@@ -1,0 +1,222 @@
+//! The network that ships. The only file that knows async-nats.
+
+use super::network::{Message, NOBODY, Network, Subscription};
+use crate::config;
+use crate::error::{Error, Kind, Result};
+use async_nats::jetstream::{self, stream};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, connection::State};
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Messages a subscription holds before it drops some.
+const SUBSCRIPTION_MESSAGES: usize = 256;
+
+pub struct Nats {
+    client: Client,
+    jetstream: jetstream::Context,
+    settings: config::Nats,
+    /// What the region's own stream keeps.
+    subjects: String,
+}
+
+impl Nats {
+    /// Connects in the background: NATS being away is no reason not to start.
+    pub async fn connect(settings: &config::Nats, name: &str, subjects: String, patience: Duration) -> Result<Self> {
+        let invalid = |what: &str, error: Box<dyn std::error::Error + Send + Sync>| Error::because(Kind::Invalid, what.to_owned(), error);
+        let mut options = ConnectOptions::new()
+            .name(name)
+            .retry_on_initial_connect()
+            .connection_timeout(patience)
+            .request_timeout(Some(patience))
+            .ping_interval(Duration::from_secs(5))
+            .subscription_capacity(SUBSCRIPTION_MESSAGES)
+            .reconnect_delay_callback(|attempt| Duration::from_millis((50 << attempt.min(5)).min(1000)))
+            .event_callback(|event| async move {
+                match event {
+                    Event::Connected => tracing::info!("NATS is connected"),
+                    Event::Disconnected => tracing::warn!("NATS is away"),
+                    other => tracing::debug!(%other, "NATS"),
+                }
+            });
+        if !settings.user.is_empty() {
+            options = options.user_and_password(settings.user.clone(), settings.password.expose().into());
+        }
+        if !settings.token.is_empty() {
+            options = options.token(settings.token.expose().into());
+        }
+        if !settings.credentials_file.is_empty() {
+            options = options
+                .credentials_file(&settings.credentials_file)
+                .await
+                .map_err(|error| invalid("reading nats.credentials_file", error.into()))?;
+        }
+        if !settings.ca_file.is_empty() {
+            options = options.add_root_certificates(settings.ca_file.clone().into());
+        }
+        let servers: Vec<String> = settings.url.expose().split(',').map(|url| url.trim().to_owned()).collect();
+        let client = options.connect(servers).await.map_err(|error| invalid("connecting to NATS", error.into()))?;
+        let mut jetstream = jetstream::new(client.clone());
+        jetstream.set_timeout(patience);
+        Ok(Self { client, jetstream, settings: settings.clone(), subjects })
+    }
+
+    /// Asks JetStream; `None` where it says there is no such thing.
+    async fn ask(&self, what: &str, payload: &Value) -> Result<Option<Value>> {
+        let reply: Value = self.jetstream.request(what.to_owned(), payload).await.map_err(|error| away("asking JetStream", error))?;
+        match reply.get("error") {
+            None => Ok(Some(reply)),
+            Some(error) if error.get("code").and_then(Value::as_u64) == Some(404) => Ok(None),
+            Some(error) => Err(Error::new(Kind::Internal, format!("JetStream refused {what}: {error}"))),
+        }
+    }
+
+    async fn get(&self, stream: &str, payload: &Value) -> Result<Option<(u64, Message)>> {
+        let Some(reply) = self.ask(&format!("STREAM.MSG.GET.{stream}"), payload).await? else { return Ok(None) };
+        let message = &reply["message"];
+        let decode = |name: &str| STANDARD.decode(message[name].as_str().unwrap_or("")).ok();
+        let headers = String::from_utf8(decode("hdrs").unwrap_or_default()).unwrap_or_default();
+        let headers =
+            headers.lines().skip(1).filter_map(|line| line.split_once(':')).map(|(name, value)| (name.into(), value.trim().into()));
+        let sequence = message["seq"].as_u64().ok_or_else(|| Error::new(Kind::Internal, "JetStream gave a message without a sequence"))?;
+        let subject = message["subject"].as_str().unwrap_or("").to_owned();
+        Ok(Some((
+            sequence,
+            Message { subject, reply: None, headers: headers.collect(), payload: decode("data").unwrap_or_default().into() },
+        )))
+    }
+
+    async fn make_stream(&self, name: &str) -> Result<()> {
+        // No option newer than nats-server 2.9.
+        let config = stream::Config {
+            name: name.into(),
+            subjects: vec![self.subjects.clone()],
+            retention: stream::RetentionPolicy::Limits,
+            discard: stream::DiscardPolicy::Old,
+            storage: stream::StorageType::File,
+            max_bytes: self.settings.stream_bytes_max,
+            max_age: Duration::from_secs(self.settings.stream_hours_max * 3600),
+            duplicate_window: Duration::from_secs(120).min(Duration::from_secs(self.settings.stream_hours_max * 3600)),
+            num_replicas: self.settings.stream_replicas,
+            ..stream::Config::default()
+        };
+        let made = self.jetstream.get_or_create_stream(config).await;
+        made.map(|_| ()).map_err(|error| Error::because(Kind::Internal, format!("making the stream {name}"), error))
+    }
+
+    async fn publish_kept(&self, message: &Message) -> Result<(), jetstream::context::PublishError> {
+        let headers = headers(&message.headers);
+        self.jetstream.publish_with_headers(message.subject.clone(), headers, message.payload.clone()).await?.await.map(|_| ())
+    }
+}
+
+#[async_trait]
+impl Network for Nats {
+    async fn publish(&self, message: Message) -> Result<()> {
+        let headers = headers(&message.headers);
+        let sent = match message.reply {
+            Some(reply) => self.client.publish_with_reply_and_headers(message.subject, reply, headers, message.payload).await,
+            None if message.headers.is_empty() => self.client.publish(message.subject, message.payload).await,
+            None => self.client.publish_with_headers(message.subject, headers, message.payload).await,
+        };
+        sent.map_err(|error| away("publishing", error))
+    }
+
+    async fn flush(&self) -> Result<()> {
+        self.client.flush().await.map_err(|error| away("flushing", error))
+    }
+
+    async fn subscribe(&self, subject: &str, group: Option<&str>) -> Result<Subscription> {
+        let subscribed = match group {
+            Some(group) => self.client.queue_subscribe(subject.to_owned(), group.to_owned()).await,
+            None => self.client.subscribe(subject.to_owned()).await,
+        };
+        let mut subscriber = subscribed.map_err(|error| away("subscribing", error))?;
+        let (filled, subscription) = mpsc::channel(SUBSCRIPTION_MESSAGES);
+        tokio::spawn(async move {
+            loop {
+                let message = tokio::select! {
+                    message = subscriber.next() => message,
+                    () = filled.closed() => break,
+                };
+                let Some(message) = message else { break };
+                if filled.send(received(message)).await.is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(subscription)
+    }
+
+    fn inbox(&self) -> String {
+        self.client.new_inbox()
+    }
+
+    fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    async fn keep(&self, stream: &str, message: Message) -> Result<()> {
+        use jetstream::context::PublishErrorKind;
+        let first = match self.publish_kept(&message).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        match first.kind() {
+            // Nobody keeps the subject: the stream was never made, or its store was deleted.
+            PublishErrorKind::StreamNotFound => {
+                self.make_stream(stream).await?;
+                self.publish_kept(&message).await.map_err(|error| Error::because(Kind::Internal, "keeping a run", error))
+            }
+            PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Err(away("keeping a run", first)),
+            _ => Err(Error::because(Kind::Internal, "keeping a run", first)),
+        }
+    }
+
+    async fn kept_subjects(&self, stream: &str) -> Result<Vec<String>> {
+        let reply = self.ask(&format!("STREAM.INFO.{stream}"), &json!({"subjects_filter": ">"})).await?;
+        let subjects = reply.as_ref().and_then(|reply| reply["state"]["subjects"].as_object());
+        Ok(subjects.map(|subjects| subjects.keys().cloned().collect()).unwrap_or_default())
+    }
+
+    async fn streams(&self, prefix: &str) -> Result<Vec<String>> {
+        let reply = self.ask("STREAM.NAMES", &json!({})).await?;
+        let names = reply.as_ref().and_then(|reply| reply["streams"].as_array()).map(Vec::as_slice).unwrap_or_default();
+        Ok(names.iter().filter_map(Value::as_str).filter(|name| name.starts_with(prefix)).map(str::to_owned).collect())
+    }
+
+    async fn kept_last(&self, stream: &str, subject: &str) -> Result<Option<(u64, Message)>> {
+        self.get(stream, &json!({"last_by_subj": subject})).await
+    }
+
+    async fn kept_next(&self, stream: &str, subject: &str, sequence: u64) -> Result<Option<(u64, Message)>> {
+        self.get(stream, &json!({"seq": sequence, "next_by_subj": subject})).await
+    }
+}
+
+fn away(doing: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::because(Kind::Unavailable, doing, error)
+}
+
+fn headers(pairs: &[(String, String)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        headers.insert(name.as_str(), value.as_str());
+    }
+    headers
+}
+
+fn received(message: async_nats::Message) -> Message {
+    let mut headers: Vec<(String, String)> = Vec::new();
+    for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
+        headers.extend(values.iter().map(|value| (name.to_string(), value.to_string())));
+    }
+    if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
+        headers.push((NOBODY.into(), "true".into()));
+    }
+    Message { subject: message.subject.to_string(), reply: message.reply.map(|reply| reply.to_string()), headers, payload: message.payload }
+}

@@ -1,0 +1,97 @@
+//! The journal leaves: runs of this region's own journal, in order, from the sender's own progress.
+
+use super::Relay;
+use super::network::Message;
+use super::wire::{self, COUNT, FIRST, LAST, Run};
+use crate::error::{Error, Kind, Result};
+use crate::gateway::Database;
+use crate::store::{Bound, Span};
+use crate::vector::Vector;
+use std::sync::Arc;
+
+/// The progress row this sender keeps.
+const TASK: &str = "journal";
+
+/// Events read at once.
+const READ: Bound = Bound { rows: 2000, bytes: 2 << 20 };
+
+/// Sends for as long as this process holds the database's relay.
+pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
+    let mut heads = database.head.subscribe();
+    loop {
+        relay.until_held(&database).await;
+        let sent = send_all(&relay, &database, &mut heads).await;
+        if let Err(error) = sent {
+            tracing::debug!(db = %database.name, error = %error.chain(), "a run was not sent; it is tried again");
+            relay.gateway.metrics.count("send_failed");
+            tokio::time::sleep(relay.poll()).await;
+        }
+    }
+}
+
+/// Sends whatever comes until the lease is lost (`Ok`) or something is away (`Err`).
+async fn send_all(relay: &Relay, database: &Database, heads: &mut tokio::sync::watch::Receiver<crate::store::Head>) -> Result<()> {
+    let gateway = &relay.gateway;
+    let own = gateway.region.clone();
+    let mut sent = gateway.store.progress(database.id, TASK).await?.get(&own);
+    while relay.holds(database) {
+        let upto = heads.borrow_and_update().vector.get(&own);
+        if sent >= upto {
+            tokio::select! {
+                _ = heads.changed() => {}
+                () = tokio::time::sleep(relay.poll()) => {}
+            }
+            continue;
+        }
+        let span = Span { region: own.clone(), after: sent, upto };
+        let lines = gateway.store.lines(database.id, &database.name, &span, READ).await?;
+        let Some((last, ..)) = lines.last() else {
+            return Err(Error::corrupt(format!("{own}:{} is in the head and not in the journal", sent + 1)));
+        };
+        let runs = wire::runs(&lines, gateway.config.relay.message_bytes_max);
+        for run in runs {
+            publish(relay, database, run).await?;
+        }
+        // Dead before the progress is kept: the runs are sent again; receivers and the stream drop them by position.
+        sent = *last;
+        gateway.store.set_progress(database.id, TASK, &Vector::from_iter([(own.clone(), sent)])).await?;
+    }
+    Ok(())
+}
+
+async fn publish(relay: &Relay, database: &Database, run: Run) -> Result<()> {
+    let gateway = &relay.gateway;
+    let (first, last) = (run.first, run.last);
+    let message = Message::new(relay.subjects.journal(&database.name, &gateway.region), run.payload)
+        .with(FIRST, first)
+        .with(LAST, last)
+        .with(COUNT, last - first + 1)
+        .with("Nats-Msg-Id", format!("{}/{}/{last}", database.name, gateway.region));
+    gateway.metrics.count("run_sent");
+    if gateway.config.nats.jetstream {
+        let kept = within(relay, relay.network.keep(&relay.subjects.stream(&gateway.region), message.clone())).await;
+        match kept {
+            Ok(()) => {
+                gateway.relay.fault("stream", None);
+                return Ok(());
+            }
+            // NATS itself is away or frozen: wait for it. What was not acknowledged is sent again.
+            Err(error) if error.kind == Kind::Unavailable => return Err(error),
+            // The stream alone is missing or refuses: live delivery and fetch suffice without it.
+            Err(error) => gateway.relay.fault("stream", Some(error.chain())),
+        }
+    }
+    within(relay, async {
+        relay.network.publish(message).await?;
+        relay.network.flush().await
+    })
+    .await
+}
+
+/// Bounds a call on the network in time: a client whose server is frozen waits for ever.
+pub async fn within<T>(relay: &Relay, call: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(relay.patience(), call).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::new(Kind::Unavailable, "NATS did not answer in time")),
+    }
+}

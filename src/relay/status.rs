@@ -1,0 +1,147 @@
+//! What the relay knows of its peers, for status, metrics and repair.
+
+use super::network::Network;
+use super::wire::Held;
+use crate::clock::Millis;
+use crate::config::Config;
+use crate::id::{DatabaseName, Position, Region};
+use crate::json::write_string;
+use crate::telemetry::{ByPeer, Metrics};
+use crate::vector::Vector;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+#[derive(Default)]
+pub struct Status {
+    network: OnceLock<Arc<dyn Network>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    peers: BTreeMap<Region, Peer>,
+    /// What is wrong, by what it is about; gone once it is right again.
+    faults: BTreeMap<String, String>,
+}
+
+struct Peer {
+    heard: Instant,
+    /// Its clock minus ours, milliseconds.
+    ahead: Millis,
+    dbs: BTreeMap<DatabaseName, Vector>,
+}
+
+impl Status {
+    pub fn configure(&self, network: Arc<dyn Network>) {
+        let _ = self.network.set(network);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A peer told what it holds.
+    pub fn heard(&self, region: &Region, ahead: Millis, held: &[Held]) {
+        let mut known = self.known();
+        let peer = known.peers.entry(region.clone()).or_insert_with(|| Peer { heard: Instant::now(), ahead, dbs: BTreeMap::new() });
+        peer.heard = Instant::now();
+        peer.ahead = ahead;
+        for held in held {
+            peer.dbs.insert(held.db.clone(), held.vector.clone());
+        }
+    }
+
+    pub fn knows(&self, region: &Region) -> bool {
+        self.known().peers.contains_key(region)
+    }
+
+    /// Whether a peer was heard within this time.
+    pub fn hears(&self, region: &Region, within: Duration) -> bool {
+        self.known().peers.get(region).is_some_and(|peer| peer.heard.elapsed() <= within)
+    }
+
+    /// Peers that hold a journal beyond a position, its own region first.
+    pub fn holders(&self, db: &DatabaseName, journal: &Region, beyond: Position) -> Vec<Region> {
+        let known = self.known();
+        let holds = |peer: &Peer| peer.dbs.get(db).is_some_and(|vector| vector.get(journal) > beyond);
+        let mut regions: Vec<Region> = known.peers.iter().filter(|(_, peer)| holds(peer)).map(|(region, _)| region.clone()).collect();
+        regions.sort_by_key(|region| region != journal);
+        regions
+    }
+
+    /// Notes what is wrong about something, or that it is right again.
+    pub fn fault(&self, about: impl Into<String>, what: Option<String>) {
+        let about = about.into();
+        let mut known = self.known();
+        match what {
+            Some(what) => {
+                if known.faults.get(&about) != Some(&what) {
+                    tracing::warn!(about, what, "the relay has a fault");
+                    known.faults.insert(about, what);
+                }
+            }
+            None => {
+                if known.faults.remove(&about).is_some() {
+                    tracing::info!(about, "the relay's fault is mended");
+                }
+            }
+        }
+    }
+
+    /// The events a database's peers hold and `vector` does not.
+    fn behind(&self, db: &DatabaseName, vector: &Vector) -> BTreeMap<Region, u64> {
+        let mut most = Vector::new();
+        for peer in self.known().peers.values() {
+            peer.dbs.get(db).into_iter().for_each(|held| most.join(held));
+        }
+        most.iter().map(|(region, position)| (region.clone(), position.saturating_sub(vector.get(region)))).collect()
+    }
+
+    pub fn write_behind(&self, db: &DatabaseName, vector: &Vector, out: &mut String) {
+        let parts: Vec<String> = self.behind(db, vector).iter().map(|(region, events)| format!("\"{region}\":{events}")).collect();
+        out.push_str(&format!("{{{}}}", parts.join(",")));
+    }
+
+    pub fn measure(&self, metrics: &Metrics) {
+        let known = self.known();
+        for (region, peer) in &known.peers {
+            let silent = i64::try_from(peer.heard.elapsed().as_millis()).unwrap_or(i64::MAX);
+            metrics.silent_millis.get_or_create(&ByPeer { peer: region.to_string() }).set(silent);
+            metrics.ahead_millis.get_or_create(&ByPeer { peer: region.to_string() }).set(peer.ahead);
+        }
+        metrics.faults.set(known.faults.len() as i64);
+    }
+
+    /// The status' JSON object.
+    pub fn write(&self, config: &Config, out: &mut String) {
+        let nats = match self.network.get() {
+            None => "none: this region runs alone",
+            Some(network) if network.is_connected() => "connected",
+            Some(_) => "away: writes go on, other regions follow once it is back",
+        };
+        let known = self.known();
+        out.push_str(&format!("{{\"nats\":\"{nats}\",\"peers\":["));
+        for (at, (region, peer)) in known.peers.iter().enumerate() {
+            if at > 0 {
+                out.push(',');
+            }
+            let drift = peer.ahead.abs() > config.clock.drift_alarm_ms;
+            out.push_str(&format!(
+                "{{\"region\":\"{region}\",\"heard_ms_ago\":{},\"clock_ahead_ms\":{},\"clock_alarm\":{drift}}}",
+                peer.heard.elapsed().as_millis(),
+                peer.ahead
+            ));
+        }
+        out.push_str("],\"faults\":{");
+        for (at, (about, what)) in known.faults.iter().enumerate() {
+            if at > 0 {
+                out.push(',');
+            }
+            write_string(about, out);
+            out.push(':');
+            write_string(what, out);
+        }
+        out.push_str("}}");
+    }
+}

@@ -1,0 +1,164 @@
+//! `GET …/docs/{doc}`, `POST …/docs:get`, `GET …/docs`.
+
+use crate::clock::format_time;
+use crate::id::{DocId, collection_is_valid};
+use crate::json::write_string;
+use crate::problem::{Problem, ProblemKind};
+use crate::project::Document;
+use crate::serve::problem::{Refusal, respond};
+use crate::serve::request::{self, Query};
+use crate::serve::routes::{Context, json};
+use crate::store::Bound;
+use crate::store::postgres::conflicts_json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use std::collections::HashMap;
+
+/// Most documents one call reads.
+const LIMIT_MAX: u64 = 1000;
+
+/// Bodies of one list, bytes.
+const LIST_BYTES_MAX: usize = 16 << 20;
+
+pub async fn read(State(context): State<Context>, Path((db, _)): Path<(String, String)>, uri: Uri, headers: HeaderMap) -> Response {
+    let answer = async {
+        let mut query = Query::of(&uri);
+        let database = request::database(&context.gateway, &db).await?;
+        request::wait_for_session(&context.gateway, &database, &mut query).await?;
+        query.end()?;
+        let doc = request::doc(&uri)?;
+        let found = context.gateway.store.documents(database.id, std::slice::from_ref(&doc)).await?.pop();
+        let document = found.ok_or_else(|| missing(&doc))?;
+        let tag = format!("\"{}\"", document.version);
+        let mut response = if document.body.is_none() {
+            respond(&deleted(&document))
+        } else if headers
+            .get_all(header::IF_NONE_MATCH)
+            .iter()
+            .any(|known| known.to_str().is_ok_and(|known| known.contains(&tag) || known.trim() == "*"))
+        {
+            StatusCode::NOT_MODIFIED.into_response()
+        } else {
+            let mut out = String::new();
+            write(&document, &mut out);
+            json(out)
+        };
+        if let Ok(tag) = HeaderValue::from_str(&tag) {
+            response.headers_mut().insert(header::ETAG, tag);
+        }
+        Ok(response)
+    };
+    context.finish(answer.await)
+}
+
+pub async fn read_many(State(context): State<Context>, Path(db): Path<String>, uri: Uri, headers: HeaderMap, body: Body) -> Response {
+    let answer = async {
+        let mut query = Query::of(&uri);
+        let database = request::database(&context.gateway, &db).await?;
+        request::wait_for_session(&context.gateway, &database, &mut query).await?;
+        query.end()?;
+        let held = request::body(&context.gateway, &context.bodies, &headers, body).await?;
+        let asked = read_ids(&held.bytes)?;
+        let docs: Vec<DocId> = asked.iter().filter_map(|text| DocId::new(text).ok()).collect();
+        let found = context.gateway.store.documents(database.id, &docs).await?;
+        let found: HashMap<&str, &Document> = found.iter().map(|document| (document.doc.as_str(), document)).collect();
+        let mut out = String::from("{\"docs\":[");
+        for (at, text) in asked.iter().enumerate() {
+            if at > 0 {
+                out.push(',');
+            }
+            let problem = match (DocId::new(text), found.get(text.as_str())) {
+                (Err(why), _) => Problem::new(ProblemKind::Invalid, why),
+                (Ok(doc), None) => missing(&doc),
+                (Ok(_), Some(document)) if document.body.is_some() => {
+                    write(document, &mut out);
+                    continue;
+                }
+                (Ok(_), Some(document)) => deleted(document),
+            };
+            out.push_str("{\"doc\":");
+            write_string(text, &mut out);
+            out.push_str(",\"problem\":");
+            problem.write(&mut out);
+            out.push('}');
+        }
+        out.push_str("]}");
+        Ok(json(out))
+    };
+    context.finish(answer.await)
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    docs: Vec<String>,
+}
+
+fn read_ids(body: &[u8]) -> Result<Vec<String>, Refusal> {
+    let asked: Asked = serde_json::from_slice(body).map_err(|error| {
+        let kind = if error.is_data() { ProblemKind::Invalid } else { ProblemKind::Json };
+        Problem::new(kind, error.to_string())
+    })?;
+    let seen = asked.docs.len() as u64;
+    if seen > LIMIT_MAX {
+        return Err(Problem::new(ProblemKind::TooMany, format!("at most {LIMIT_MAX} documents at once, not {seen}"))
+            .at("/docs")
+            .over(LIMIT_MAX, seen)
+            .into());
+    }
+    Ok(asked.docs)
+}
+
+pub async fn list(State(context): State<Context>, Path(db): Path<String>, uri: Uri) -> Response {
+    let answer = async {
+        let mut query = Query::of(&uri);
+        let database = request::database(&context.gateway, &db).await?;
+        request::wait_for_session(&context.gateway, &database, &mut query).await?;
+        let limit = query.take_limit(LIMIT_MAX)?;
+        let (collection, after) = (query.take("collection")?, query.take("after")?);
+        query.end()?;
+        if let Some(collection) = collection.as_deref().filter(|collection| !collection_is_valid(collection)) {
+            return Err(Problem::new(ProblemKind::Invalid, format!("{collection:?} is no collection's name")).at("collection").into());
+        }
+        let bound = Bound { rows: limit + 1, bytes: LIST_BYTES_MAX };
+        let mut documents = context.gateway.store.list(database.id, collection.as_deref(), after.as_deref(), bound).await?;
+        let bytes: usize = documents.iter().filter_map(|document| document.body.as_ref()).map(|body| body.len()).sum();
+        let more = documents.len() > limit || bytes >= LIST_BYTES_MAX;
+        documents.truncate(limit);
+        let mut out = String::with_capacity(bytes + 200 * documents.len());
+        out.push_str("{\"docs\":[");
+        for (at, document) in documents.iter().enumerate() {
+            if at > 0 {
+                out.push(',');
+            }
+            write(document, &mut out);
+        }
+        out.push(']');
+        if let Some(last) = documents.last().filter(|_| more) {
+            out.push_str(",\"next\":");
+            write_string(last.doc.as_str(), &mut out);
+        }
+        out.push('}');
+        Ok(json(out))
+    };
+    context.finish(answer.await)
+}
+
+fn write(document: &Document, out: &mut String) {
+    out.push_str("{\"doc\":");
+    write_string(document.doc.as_str(), out);
+    out.push_str(&format!(",\"version\":\"{}\",\"body\":{}", document.version, document.body.as_deref().unwrap_or("null")));
+    out.push_str(&format!(",\"deleted\":{},\"updated_at\":\"{}\"", document.body.is_none(), format_time(document.stamp.millis())));
+    out.push_str(&format!(",\"conflicts\":{}}}", conflicts_json(&document.conflicts)));
+}
+
+fn missing(doc: &DocId) -> Problem {
+    Problem::new(ProblemKind::NotFound, format!("there is no document {doc}"))
+}
+
+fn deleted(document: &Document) -> Problem {
+    Problem::new(ProblemKind::Deleted, format!("{} is deleted; its version is {}", document.doc, document.version))
+        .version(document.version.to_string())
+}

@@ -1,0 +1,9 @@
+//! A file per endpoint.
+
+pub mod changes;
+pub mod databases;
+pub mod documents;
+pub mod history;
+pub mod journal;
+pub mod ops;
+pub mod status;

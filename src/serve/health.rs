@@ -1,0 +1,48 @@
+//! Is it alive, is it ready, what does it count.
+
+use super::routes::Context;
+use crate::lifecycle::Phase;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// The process runs.
+pub async fn live() -> &'static str {
+    "ok\n"
+}
+
+/// Ready: not stopping, and Postgres answers with the schema this gateway was built for. Asked of Postgres each time,
+/// since a process that compares itself with its own cache looks well while it is frozen.
+pub async fn ready(State(context): State<Context>) -> Response {
+    let gateway = &context.gateway;
+    let why = if gateway.lifecycle.phase() > Phase::Running {
+        Some("stopping".to_owned())
+    } else {
+        let checked = tokio::time::timeout(Duration::from_secs(3), gateway.store.check()).await;
+        match checked {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.doing),
+            Err(_) => Some("Postgres does not answer".into()),
+        }
+    };
+    match why {
+        None => "ready\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], format!("not ready: {why}\n")).into_response(),
+    }
+}
+
+pub async fn metrics(State(context): State<Context>) -> Response {
+    let gateway = &context.gateway;
+    let databases = gateway.databases();
+    let sum = |of: fn(&crate::ingest::commit::Queue) -> u64| databases.iter().map(|db| of(db.appender.queue())).sum::<u64>() as i64;
+    let metrics = &gateway.metrics;
+    metrics.commits.set(sum(|queue| queue.commits.load(Ordering::Relaxed)));
+    metrics.events.set(sum(|queue| queue.events.load(Ordering::Relaxed)));
+    metrics.queue_ops.set(sum(|queue| queue.ops() as u64));
+    metrics.queue_bytes.set(sum(|queue| queue.bytes() as u64));
+    metrics.subscribers.set(context.subscribers.load(Ordering::Relaxed) as i64);
+    gateway.relay.measure(metrics);
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text()).into_response()
+}

@@ -1,0 +1,85 @@
+//! The only place that knows HTTP: connections here, all addresses in `routes`, a file per endpoint in `api`.
+
+mod api;
+mod health;
+mod problem;
+mod request;
+mod routes;
+
+use crate::error::{Error, Kind, Result};
+use crate::gateway::Gateway;
+use crate::lifecycle::Phase;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// Takes the address; a taken port is named.
+pub async fn bind(address: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let taken = error.kind() == std::io::ErrorKind::AddrInUse;
+        let hint = if taken { "; another program listens there: stop it, or choose another port" } else { "" };
+        Error::because(Kind::Conflict, format!("cannot listen on {address}{hint}"), error)
+    })
+}
+
+/// Serves until the gateway drains, then answers what is in flight, for as long as the configuration allows.
+pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
+    let http = &gateway.config.http;
+    let router = routes::router(gateway.clone());
+    let slots = Arc::new(Semaphore::new(http.connections_max));
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(http.headers_ms_max))
+        .max_headers(http.headers_max)
+        .max_buf_size(64 << 10);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(32 << 10)
+        .max_concurrent_streams(128)
+        .keep_alive_interval(Duration::from_secs(20));
+    let builder = Arc::new(builder);
+    let graceful = GracefulShutdown::new();
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = gateway.lifecycle.reached(Phase::Draining) => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: wait for some to come back rather than spin.
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            let _ = connection.await; // what a client breaks off is no fault of ours
+            drop(slot);
+        });
+    }
+    drop(listener);
+    let drain = Duration::from_millis(gateway.config.http.drain_ms_max);
+    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!(?drain, "requests were still in flight after the drain; they are cut off");
+    }
+}
+
+/// Where a listener listens.
+pub fn address(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().map_err(|error| Error::because(Kind::Internal, "asking for the address", error))
+}

@@ -1,0 +1,315 @@
+//! What comes in: bodies within their limits, query parameters, names in the path.
+
+use super::problem::Refusal;
+use crate::clock::Stamp;
+use crate::gateway::{Database, Gateway};
+use crate::id::{DatabaseName, DocId};
+use crate::ingest::batch::{Reader, WAIT_MS_MAX};
+use crate::problem::{Problem, ProblemKind};
+use crate::token::Session;
+use axum::body::Body;
+use axum::http::{HeaderMap, Uri, header};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Bodies larger than this are inflated off the event loop.
+const INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// A zstd window larger than this (log 2) is refused: it would have to be held in memory.
+const ZSTD_WINDOW_LOG_MAX: u32 = 24;
+
+/// A body and its share of the process' memory for bodies.
+pub struct Held {
+    pub bytes: Bytes,
+    _share: Vec<OwnedSemaphorePermit>,
+}
+
+/// Reads a whole JSON body, inflating it where it is compressed.
+pub async fn body(gateway: &Gateway, bodies: &Arc<Semaphore>, headers: &HeaderMap, body: Body) -> Result<Held, Refusal> {
+    let limits = &gateway.config.limits;
+    let coding = coding(headers)?;
+    let mut held = Held { bytes: Bytes::new(), _share: Vec::new() };
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if let Some(length) = declared.filter(|length| *length > limits.body_bytes_max as u64) {
+        return Err(too_large("the body", limits.body_bytes_max, length).into());
+    }
+    let read = async {
+        let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0).min(64 << 10) as usize);
+        let mut chunks = body.into_data_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|_| Problem::new(ProblemKind::Invalid, "the body ended before it was complete"))?;
+            let size = bytes.len() + chunk.len();
+            if size > limits.body_bytes_max {
+                return Err(too_large("the body", limits.body_bytes_max, size as u64));
+            }
+            held._share.push(share(bodies, chunk.len())?);
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
+    };
+    let limit = Duration::from_millis(limits.request_ms_max);
+    let raw = tokio::time::timeout(limit, read).await.map_err(|_| {
+        Problem::new(ProblemKind::Timeout, format!("the body did not arrive within {} ms", limits.request_ms_max))
+            .over(limits.request_ms_max, limits.request_ms_max)
+    })??;
+    require_json(headers, raw.is_empty())?;
+    held.bytes = match coding {
+        Coding::Identity => raw,
+        coding => {
+            let inflated_max = limits.body_inflated_bytes_max;
+            held._share.push(share(bodies, inflated_max.min(raw.len().saturating_mul(32)))?);
+            let small = raw.len() < INLINE_BYTES_MAX / 32;
+            let work = move || inflate(coding, &raw, inflated_max);
+            let inflated = if small {
+                work()
+            } else {
+                tokio::task::spawn_blocking(work).await.map_err(|_| Problem::new(ProblemKind::Internal, "inflating the body failed"))?
+            }?;
+            inflated.into()
+        }
+    };
+    Ok(held)
+}
+
+fn share(bodies: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+    let wanted = u32::try_from(bytes).unwrap_or(u32::MAX);
+    bodies
+        .clone()
+        .try_acquire_many_owned(wanted)
+        .map_err(|_| Problem::new(ProblemKind::Overloaded, "the bodies of requests in flight fill their limit; try again"))
+}
+
+#[derive(Clone, Copy)]
+enum Coding {
+    Identity,
+    Gzip,
+    Zstd,
+}
+
+fn coding(headers: &HeaderMap) -> Result<Coding, Problem> {
+    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(Coding::Identity) };
+    match value.to_str().map(str::trim).unwrap_or("?").to_ascii_lowercase().as_str() {
+        "identity" | "" => Ok(Coding::Identity),
+        "gzip" | "x-gzip" => Ok(Coding::Gzip),
+        "zstd" => Ok(Coding::Zstd),
+        other => {
+            let shown: String = other.chars().take(40).collect();
+            Err(Problem::new(ProblemKind::Encoding, format!("Content-Encoding is identity, gzip or zstd, not {shown:?}")))
+        }
+    }
+}
+
+fn inflate(coding: Coding, raw: &[u8], inflated_max: usize) -> Result<Vec<u8>, Problem> {
+    let mut out = Vec::new();
+    // One byte more than allowed tells a body that is too large from one that just fits.
+    let most = inflated_max as u64 + 1;
+    let read = match coding {
+        Coding::Identity => return Ok(raw.to_vec()),
+        Coding::Gzip => flate2::read::MultiGzDecoder::new(raw).take(most).read_to_end(&mut out),
+        Coding::Zstd => zstd::stream::read::Decoder::with_buffer(raw).and_then(|mut decoder| {
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            decoder.take(most).read_to_end(&mut out)
+        }),
+    };
+    if out.len() > inflated_max {
+        return Err(too_large("the body, inflated,", inflated_max, out.len() as u64));
+    }
+    read.map_err(|error| Problem::new(ProblemKind::Invalid, format!("the body cannot be inflated: {error}")))?;
+    Ok(out)
+}
+
+/// Insisting on the type also keeps a web page's plain form from posting here: it cannot send this header unasked.
+fn require_json(headers: &HeaderMap, empty: bool) -> Result<(), Problem> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+    let bare = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    if bare == "application/json" || bare.ends_with("+json") || (empty && bare.is_empty()) {
+        return Ok(());
+    }
+    let shown: String = bare.chars().take(80).collect();
+    Err(Problem::new(
+        ProblemKind::MediaType,
+        format!("Content-Type is application/json, not {shown:?} (curl: -H 'content-type: application/json')"),
+    ))
+}
+
+fn too_large(what: &str, limit: usize, seen: u64) -> Problem {
+    Problem::new(ProblemKind::TooLarge, format!("{what} has {seen} bytes or more; {limit} is the limit")).over(limit as u64, seen)
+}
+
+/// Query parameters; what nobody takes is refused.
+pub struct Query {
+    pairs: Vec<(String, String)>,
+}
+
+impl Query {
+    pub fn of(uri: &Uri) -> Self {
+        let pairs = form_urlencoded::parse(uri.query().unwrap_or("").as_bytes());
+        Self { pairs: pairs.into_owned().collect() }
+    }
+
+    pub fn take(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        let mut found = self.take_all(name);
+        let one = found.pop();
+        if found.is_empty() { Ok(one) } else { Err(invalid(name, format!("{name} stands more than once"))) }
+    }
+
+    pub fn take_all(&mut self, name: &str) -> Vec<String> {
+        let (found, rest) = std::mem::take(&mut self.pairs).into_iter().partition(|(known, _)| known == name);
+        self.pairs = rest;
+        found.into_iter().map(|(_, value)| value).collect()
+    }
+
+    pub fn take_number(&mut self, name: &str) -> Result<Option<u64>, Problem> {
+        let value = self.take(name)?;
+        value.map(|text| text.parse().map_err(|_| invalid(name, format!("{name} is a whole number, not {text:?}")))).transpose()
+    }
+
+    pub fn take_bool(&mut self, name: &str) -> Result<Option<bool>, Problem> {
+        let value = self.take(name)?;
+        value.map(|text| text.parse().map_err(|_| invalid(name, format!("{name} is true or false, not {text:?}")))).transpose()
+    }
+
+    /// Above the maximum it is lowered, never refused.
+    pub fn take_limit(&mut self, most: u64) -> Result<usize, Problem> {
+        Ok(self.take_number("limit")?.unwrap_or(100).clamp(1, most) as usize)
+    }
+
+    pub fn take_wait(&mut self) -> Result<Duration, Problem> {
+        let wait = self.take_number("wait_ms")?.unwrap_or(0);
+        if wait > WAIT_MS_MAX {
+            return Err(invalid("wait_ms", format!("wait_ms is at most {WAIT_MS_MAX}")).over(WAIT_MS_MAX, wait));
+        }
+        Ok(Duration::from_millis(wait))
+    }
+
+    pub fn end(self) -> Result<(), Problem> {
+        match self.pairs.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(invalid(name, format!("there is no parameter {name:?} here"))),
+        }
+    }
+}
+
+fn invalid(name: &str, detail: String) -> Problem {
+    Problem::new(ProblemKind::Invalid, detail).at(name)
+}
+
+/// The database that a path names.
+pub async fn database(gateway: &Arc<Gateway>, name: &str) -> Result<Arc<Database>, Refusal> {
+    let name = database_name(name)?;
+    let found = gateway.database(&name).await?;
+    found.ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("there is no database {name}; PUT /v1/dbs/{name} makes it")).into())
+}
+
+pub fn database_name(name: &str) -> Result<DatabaseName, Problem> {
+    DatabaseName::new(name).map_err(|why| Problem::new(ProblemKind::Invalid, why))
+}
+
+/// The document that a path names, `/v1/dbs/{db}/docs/…`: everything that follows, decoded once.
+pub fn doc(uri: &Uri) -> Result<DocId, Problem> {
+    let raw = uri.path().splitn(6, '/').nth(5).unwrap_or("");
+    let text = percent_encoding::percent_decode_str(raw).decode_utf8();
+    let text = text.map_err(|_| Problem::new(ProblemKind::Invalid, "the document id in the path is not UTF-8"))?;
+    DocId::new(&text).map_err(|why| Problem::new(ProblemKind::Invalid, why))
+}
+
+/// Where a read came with a session: waits for it, or refuses.
+pub async fn wait_for_session(gateway: &Arc<Gateway>, database: &Database, query: &mut Query) -> Result<(), Refusal> {
+    let (session, wait) = (query.take("session")?, query.take_wait()?);
+    let Some(token) = session else { return Ok(()) };
+    let session: Session = reader(gateway, database, &gateway.config.ingest()).session(&token)?;
+    if gateway.covers(database, &session.vector, wait).await? {
+        return Ok(());
+    }
+    let detail = format!(
+        "this region holds {}, and the session covers {}; ask again later, or with wait_ms",
+        database.known().vector,
+        session.vector
+    );
+    Err(Problem::new(ProblemKind::Behind, detail).into())
+}
+
+pub fn reader<'a>(gateway: &'a Gateway, database: &'a Database, limits: &'a crate::ingest::Limits) -> Reader<'a> {
+    Reader { db: &database.name, limits, clock: &gateway.clock, random: &gateway.random }
+}
+
+/// Refuses a token from too far in the future.
+pub fn not_ahead(gateway: &Gateway, database: &Database, stamp: Stamp, what: &str) -> Result<(), Problem> {
+    reader(gateway, database, &gateway.config.ingest()).not_ahead(stamp, what)
+}
+
+/// Without keys only a loopback name will do: a page of another site, rebound to this address, has its own.
+pub fn check_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    let host = uri
+        .authority()
+        .map(|authority| authority.as_str().to_owned())
+        .or_else(|| Some(headers.get(header::HOST)?.to_str().ok()?.to_owned()));
+    let host = host.unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => &host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let loopback = bare
+        .parse::<std::net::IpAddr>()
+        .map_or(bare.eq_ignore_ascii_case("localhost") || bare.to_ascii_lowercase().ends_with(".localhost"), |ip| ip.is_loopback());
+    if loopback {
+        return Ok(());
+    }
+    let shown: String = host.chars().take(80).collect();
+    Err(Problem::new(
+        ProblemKind::Host,
+        format!("without keys the Host header must be a loopback name such as localhost or 127.0.0.1, not {shown:?}"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_hosts_pass() {
+        let check = |host: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().unwrap());
+            check_host(&Uri::from_static("/x"), &headers).is_ok()
+        };
+        for good in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.3.2.1:80", "[::1]:8080", "app.localhost:1"] {
+            assert!(check(good), "{good}");
+        }
+        for bad in ["evil.example", "localhost.evil.example", "10.0.0.1", "127.0.0.1.evil.example", "[::2]", "", "evil:80:localhost"] {
+            assert!(!check(bad), "{bad}");
+        }
+        assert!(check_host(&Uri::from_static("/x"), &HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn a_bomb_is_cut_at_the_limit() {
+        use std::io::Write;
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(&vec![b' '; 1 << 20]).unwrap();
+        let bomb = gzip.finish().unwrap();
+        assert_eq!(inflate(Coding::Gzip, &bomb, 1 << 19).unwrap_err().kind, ProblemKind::TooLarge);
+        assert_eq!(inflate(Coding::Gzip, &bomb, 1 << 20).unwrap().len(), 1 << 20);
+        assert_eq!(inflate(Coding::Gzip, &bomb[..bomb.len() - 9], 1 << 20).unwrap_err().kind, ProblemKind::Invalid);
+        let bomb = zstd::encode_all(&vec![b' '; 1 << 20][..], 19).unwrap();
+        assert_eq!(inflate(Coding::Zstd, &bomb, 1 << 19).unwrap_err().kind, ProblemKind::TooLarge);
+        assert_eq!(inflate(Coding::Zstd, b"no zstd", 100).unwrap_err().kind, ProblemKind::Invalid);
+    }
+
+    #[test]
+    fn documents_are_named_with_a_raw_or_an_encoded_slash() {
+        for (path, id) in [
+            ("/v1/dbs/shop/docs/todos/milk", "todos/milk"),
+            ("/v1/dbs/shop/docs/todos%2Fmilk", "todos/milk"),
+            ("/v1/dbs/docs/docs/a/b%2F..%2Fdocs/c", "a/b/../docs/c"),
+        ] {
+            assert_eq!(doc(&path.parse().unwrap()).unwrap().as_str(), id);
+        }
+        assert!(doc(&Uri::from_static("/v1/dbs/shop/docs/a/%ff")).is_err());
+    }
+}

@@ -1,0 +1,94 @@
+//! What `verify` reads: everything, in one view, as a stream, as it is stored. It trusts no code of the pipeline but the
+//! reading of rows.
+
+use super::{DatabaseId, Head, sql};
+use crate::error::{Error, Kind, Result};
+use crate::id::{DatabaseName, DocId, Region};
+use crate::journal::Event;
+use crate::project::Document;
+use futures_util::StreamExt;
+use std::pin::Pin;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls, Row, RowStream};
+use uuid::Uuid;
+
+pub struct Audit {
+    client: Client,
+}
+
+/// Events as they come; an unreadable row is an error of that row alone.
+pub struct Events(Pin<Box<RowStream>>);
+
+impl Events {
+    /// The next event, with its canonical line as rebuilt from the row and its content unread.
+    pub async fn next(&mut self, db: &DatabaseName) -> Result<Option<(Event, String)>> {
+        match self.0.next().await {
+            None => Ok(None),
+            Some(row) => {
+                let row = row.map_err(fail)?;
+                let (_, _, line) = sql::line(&row, db)?;
+                Ok(Some((sql::event(&row)?, line)))
+            }
+        }
+    }
+}
+
+impl Audit {
+    /// Opens one view of everything.
+    pub async fn open(url: &str) -> Result<Self> {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await.map_err(fail)?;
+        tokio::spawn(connection);
+        client.batch_execute("begin isolation level repeatable read read only").await.map_err(fail)?;
+        Ok(Self { client })
+    }
+
+    pub async fn databases(&self) -> Result<Vec<(DatabaseId, DatabaseName, Head)>> {
+        let rows = self.client.query(sql::DATABASES, &[]).await.map_err(fail)?;
+        rows.iter().map(|row| Ok((row.get(0), DatabaseName::new(row.get(1)).map_err(Error::corrupt)?, sql::head(row, 2)?))).collect()
+    }
+
+    /// Regions that have events, whatever the head says.
+    pub async fn regions(&self, db: DatabaseId) -> Result<Vec<Region>> {
+        let rows =
+            self.client.query("select distinct region from events where database = $1 order by region", &[&db]).await.map_err(fail)?;
+        rows.iter().map(|row| Region::new(row.get(0)).map_err(Error::corrupt)).collect()
+    }
+
+    /// A journal, in the order of its positions.
+    pub async fn journal(&self, db: DatabaseId, region: &Region) -> Result<Events> {
+        let statement = sql::events_of_a_run();
+        let upto = i64::MAX;
+        self.stream(&statement, &[&db, &region.as_str(), &0i64, &upto, &upto]).await
+    }
+
+    /// Op ids that stand more than once in a journal.
+    pub async fn repeated(&self, db: DatabaseId, region: &Region) -> Result<Vec<Uuid>> {
+        let statement = "select id from events where database = $1 and region = $2 group by id having count(*) > 1 limit 10";
+        let rows: Vec<Row> = self.client.query(statement, &[&db, &region.as_str()]).await.map_err(fail)?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// The next documents in the order of their ids.
+    pub async fn documents(&self, db: DatabaseId, after: Option<&DocId>, limit: i64) -> Result<Vec<Document>> {
+        let statement =
+            "select doc, version, stamp, body::text, conflicts::text from documents where database = $1 and doc > $2 order by doc limit $3";
+        let rows = self.client.query(statement, &[&db, &after.map_or("", DocId::as_str), &limit]).await.map_err(fail)?;
+        rows.iter().map(sql::document).collect()
+    }
+
+    /// Events of the documents in `(after, upto]`, document by document; no upper end: all that follow.
+    pub async fn events_by_document(&self, db: DatabaseId, after: Option<&DocId>, upto: Option<&DocId>) -> Result<Events> {
+        let statement = sql::events_by_document();
+        self.stream(&statement, &[&db, &after.map_or("", DocId::as_str), &upto.map_or("~", DocId::as_str)]).await
+    }
+
+    async fn stream(&self, statement: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Events> {
+        let rows = self.client.query_raw(statement, params.iter().copied()).await.map_err(fail)?;
+        Ok(Events(Box::pin(rows)))
+    }
+}
+
+fn fail(error: tokio_postgres::Error) -> Error {
+    let detail = error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
+    Error::because(Kind::Unavailable, "reading everything", detail)
+}

@@ -1,0 +1,213 @@
+//! Every statement, and what its rows mean.
+
+use super::{Head, KnownOp, Touch};
+use crate::clock::Stamp;
+use crate::error::{Error, Result};
+use crate::id::{DatabaseName, DocId, Position, Region};
+use crate::journal::event::{from_hex, to_hex};
+use crate::journal::{Batch, Effect, Event, Kind};
+use crate::json;
+use crate::project::{Digest, Document};
+use crate::vector::Vector;
+use std::sync::Arc;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+pub const DATABASES: &str =
+    "select d.id, d.name, h.vector, h.stamp, h.digest, h.documents from databases d join heads h on h.database = d.id order by d.name";
+
+pub const CREATE_DATABASE: &str = "with made as (insert into databases (name) values ($1) on conflict (name) do nothing returning id)
+    insert into heads (database) select id from made";
+
+pub const DATABASE_ID: &str = "select d.id from databases d join heads h on h.database = d.id where d.name = $1";
+
+pub const HEAD: &str = "select vector, stamp, digest, documents from heads where database = $1";
+
+pub const HEAD_LOCK: &str = "select vector, stamp, digest, documents from heads where database = $1 for update";
+
+pub const HEAD_MOVE: &str = "update heads set vector = $2, stamp = $3, digest = $4, documents = $5 where database = $1";
+
+pub const KNOWN: &str =
+    "select id, doc, region, position, stamp, seen, client, left(right(content, 66), 64) from events where database = $1 and id = any($2)";
+
+pub const DOCUMENTS: &str = "select doc, version, stamp, body::text, conflicts::text from documents where database = $1 and doc = any($2)";
+
+pub const LIST: &str = "select doc, version, stamp, body::text, conflicts::text from documents
+    where database = $1 and doc > $2 and doc < $3 and body is not null order by doc limit $4";
+
+const EVENT_COLUMNS: &str = "region, position, stamp, id, doc, kind, client, actor, batch, batch_index, batch_count, atomic, seen, own, edited_at, rules, salt, content";
+
+pub fn events_of_documents() -> String {
+    format!("select {EVENT_COLUMNS} from events where database = $1 and doc = any($2)")
+}
+
+pub fn events_of_a_run() -> String {
+    format!(
+        "select {EVENT_COLUMNS} from events where database = $1 and region = $2 and position > $3 and position <= $4 order by position limit $5"
+    )
+}
+
+pub fn events_by_document() -> String {
+    format!("select {EVENT_COLUMNS} from events where database = $1 and doc > $2 and doc <= $3 order by doc, stamp, region, position")
+}
+
+pub fn history() -> String {
+    format!(
+        "select {EVENT_COLUMNS} from events where database = $1 and doc = $2 and (stamp, region, position) < ($3, $4, $5)
+         order by stamp desc, region desc, position desc limit $6"
+    )
+}
+
+pub const TOUCHES: &str = "select region, position, stamp, doc, batch, batch_index, batch_count, atomic, seen from events
+    where database = $1 and region = $2 and position > $3 and position <= $4 order by position limit $5";
+
+pub const APPEND: &str = "insert into events (database, region, position, stamp, id, doc, kind, client, actor, batch, batch_index, batch_count,
+        atomic, seen, own, edited_at, rules, salt, content)
+    select $1::int4, * from unnest($2::text[], $3::int8[], $4::int8[], $5::uuid[], $6::text[], $7::text[], $8::uuid[], $9::text[], $10::uuid[],
+        $11::int4[], $12::int4[], $13::bool[], $14::text[], $15::text[], $16::int8[], $17::text[], $18::bytea[], $19::text[])";
+
+pub const KEEP: &str = "insert into documents (database, doc, version, stamp, body, conflicts)
+    select $1::int4, t.doc, t.version, t.stamp, t.body::json, t.conflicts::json
+    from unnest($2::text[], $3::text[], $4::int8[], $5::text[], $6::text[]) as t(doc, version, stamp, body, conflicts)
+    on conflict (database, doc) do update
+    set version = excluded.version, stamp = excluded.stamp, body = excluded.body, conflicts = excluded.conflicts";
+
+/// Takes every lease that is free or its own. `now()` is Postgres' own clock, one for all who compete.
+pub const LEASE: &str = "insert into leases (database, holder, until)
+    select id, $1, now() + make_interval(secs => $2) from databases
+    on conflict (database) do update set holder = excluded.holder, until = excluded.until
+    where leases.holder = excluded.holder or leases.until < now()
+    returning database";
+
+pub const RELEASE: &str = "update leases set until = 'epoch' where holder = $1";
+
+pub const PROGRESS: &str = "select vector from progress where database = $1 and task = $2";
+
+pub const PROGRESS_SET: &str = "insert into progress (database, task, vector) values ($1, $2, $3)
+    on conflict (database, task) do update set vector = excluded.vector";
+
+pub fn head(row: &Row, from: usize) -> Result<Head> {
+    Ok(Head {
+        vector: vector(row, from)?,
+        stamp: Stamp::from_i64(row.get(from + 1)),
+        digest: Digest::from_bytes(
+            row.get::<_, &[u8]>(from + 2).try_into().map_err(|_| Error::corrupt("a head's digest has not 32 bytes"))?,
+        ),
+        documents: row.get::<_, i64>(from + 3).max(0) as u64,
+    })
+}
+
+pub fn document(row: &Row) -> Result<Document> {
+    let conflicts = match row.get::<_, Option<&str>>(4) {
+        None => Vec::new(),
+        Some(text) => json::parse(text)
+            .ok()
+            .and_then(|ids| ids.as_array()?.iter().map(|id| id.as_str().map(str::to_owned)).collect())
+            .ok_or_else(|| Error::corrupt("a document's conflicts are unreadable"))?,
+    };
+    Ok(Document {
+        doc: doc(row, 0)?,
+        version: vector(row, 1)?,
+        stamp: Stamp::from_i64(row.get(2)),
+        body: row.get::<_, Option<&str>>(3).map(Arc::from),
+        conflicts,
+    })
+}
+
+pub fn known(row: &Row) -> Result<KnownOp> {
+    Ok(KnownOp {
+        id: row.get(0),
+        doc: doc(row, 1)?,
+        region: region(row, 2)?,
+        position: row.get::<_, i64>(3) as Position,
+        stamp: Stamp::from_i64(row.get(4)),
+        seen: vector(row, 5)?,
+        client: row.get(6),
+        sent: from_hex(row.get(7)).ok_or_else(|| Error::corrupt("an event's content has no `sent`"))?,
+    })
+}
+
+pub fn touch(row: &Row) -> Result<Touch> {
+    Ok(Touch {
+        region: region(row, 0)?,
+        position: row.get::<_, i64>(1) as Position,
+        stamp: Stamp::from_i64(row.get(2)),
+        doc: doc(row, 3)?,
+        batch: batch(row, 4),
+        seen: vector(row, 8)?,
+    })
+}
+
+/// An event with its effect read.
+pub fn event(row: &Row) -> Result<Event> {
+    let (mut event, effect) = event_and_effect(row)?;
+    let value = json::parse(effect)
+        .map_err(|fault| Error::corrupt(format!("the effect of {}:{} is unreadable: {}", event.region, event.position, fault.detail)))?;
+    event.effect = Arc::new(Effect::from_value(&value).map_err(Error::corrupt)?);
+    Ok(event)
+}
+
+/// An event's canonical line, its effect never read.
+pub fn line(row: &Row, db: &DatabaseName) -> Result<(Position, Batch, String)> {
+    let (event, effect) = event_and_effect(row)?;
+    let mut line = String::with_capacity(effect.len() + 640);
+    event.write(db, effect, &mut line);
+    Ok((event.position, event.batch, line))
+}
+
+fn event_and_effect(row: &Row) -> Result<(Event, &str)> {
+    let kind: &str = row.get(5);
+    let (effect, sent) = split_content(row.get(17)).ok_or_else(|| Error::corrupt("an event's content is unreadable"))?;
+    let event = Event {
+        region: region(row, 0)?,
+        position: row.get::<_, i64>(1) as Position,
+        stamp: Stamp::from_i64(row.get(2)),
+        id: row.get(3),
+        doc: doc(row, 4)?,
+        kind: Kind::parse(kind).ok_or_else(|| Error::corrupt(format!("an event of unknown kind {kind:?}")))?,
+        client: row.get(6),
+        actor: row.get(7),
+        batch: batch(row, 8),
+        seen: vector(row, 12)?,
+        own: vector(row, 13)?,
+        edited_at: row.get(14),
+        rules: row.get(15),
+        salt: row.get::<_, &[u8]>(16).try_into().map_err(|_| Error::corrupt("an event's salt has not 16 bytes"))?,
+        effect: Arc::default(),
+        sent,
+    };
+    Ok((event, effect))
+}
+
+/// The content column, as it is written and read.
+pub fn content(event: &Event) -> String {
+    format!("{{\"effect\":{},\"sent\":\"{}\"}}", event.effect.canonical(), to_hex(&event.sent))
+}
+
+fn split_content(content: &str) -> Option<(&str, [u8; 32])> {
+    let inner = content.strip_prefix("{\"effect\":")?.strip_suffix("\"}")?;
+    let cut = inner.len().checked_sub(64)?;
+    let effect = inner.get(..cut)?.strip_suffix(",\"sent\":\"")?;
+    Some((effect, from_hex(inner.get(cut..)?)?))
+}
+
+fn batch(row: &Row, from: usize) -> Batch {
+    Batch {
+        id: row.get::<_, Uuid>(from),
+        index: row.get::<_, i32>(from + 1) as u32,
+        count: row.get::<_, i32>(from + 2) as u32,
+        atomic: row.get(from + 3),
+    }
+}
+
+fn vector(row: &Row, at: usize) -> Result<Vector> {
+    Vector::parse(row.get(at)).map_err(Error::corrupt)
+}
+
+fn region(row: &Row, at: usize) -> Result<Region> {
+    Region::new(row.get(at)).map_err(Error::corrupt)
+}
+
+fn doc(row: &Row, at: usize) -> Result<DocId> {
+    DocId::new(row.get(at)).map_err(Error::corrupt)
+}

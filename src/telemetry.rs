@@ -1,0 +1,110 @@
+//! Logs and metrics. Each gateway has a registry of its own; only `main` sets the process' logger.
+
+use crate::config::Log;
+use crate::error::{Error, Kind, Result};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use std::sync::Mutex;
+use tracing_subscriber::EnvFilter;
+
+/// Sets the logger of the process. Text goes to standard error, coloured on a terminal.
+pub fn init(log: &Log) -> Result<()> {
+    let filter = EnvFilter::try_new(&log.level).map_err(|error| Error::because(Kind::Invalid, "reading log.level", error))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let set = match log.format.as_str() {
+        "json" => builder.json().flatten_event(true).try_init(),
+        _ => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+    };
+    set.map_err(|error| Error::because(Kind::Internal, "setting the logger", error))
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByVerdict {
+    pub verdict: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByProblem {
+    pub problem: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByPeer {
+    pub peer: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByRelay {
+    pub what: &'static str,
+}
+
+/// Everything a gateway counts.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    pub ops: Family<ByVerdict, Counter>,
+    pub problems: Family<ByProblem, Counter>,
+    pub relay: Family<ByRelay, Counter>,
+    pub commits: Gauge,
+    pub events: Gauge,
+    pub queue_ops: Gauge,
+    pub queue_bytes: Gauge,
+    pub subscribers: Gauge,
+    pub silent_millis: Family<ByPeer, Gauge>,
+    pub ahead_millis: Family<ByPeer, Gauge>,
+    pub faults: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Mutex::new(Registry::with_prefix("tidegate")),
+            ops: Family::default(),
+            problems: Family::default(),
+            relay: Family::default(),
+            commits: Gauge::default(),
+            events: Gauge::default(),
+            queue_ops: Gauge::default(),
+            queue_bytes: Gauge::default(),
+            subscribers: Gauge::default(),
+            silent_millis: Family::default(),
+            ahead_millis: Family::default(),
+            faults: Gauge::default(),
+        };
+        {
+            let mut registry = metrics.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            registry.register("ingest_ops", "Ops answered, by verdict", metrics.ops.clone());
+            registry.register("serve_problems", "Requests refused, by problem", metrics.problems.clone());
+            registry.register("relay_messages", "What the relay did, by kind", metrics.relay.clone());
+            registry.register("journal_commits", "Commits of this process since its start", metrics.commits.clone());
+            registry.register(
+                "journal_events",
+                "Events this process wrote since its start, others' journals included",
+                metrics.events.clone(),
+            );
+            registry.register("ingest_queue_ops", "Ops that wait for a commit", metrics.queue_ops.clone());
+            registry.register("ingest_queue_bytes", "Bytes of batches that wait for a commit", metrics.queue_bytes.clone());
+            registry.register("serve_subscribers", "Live feeds", metrics.subscribers.clone());
+            registry.register("relay_silent_millis", "Since a peer region was heard", metrics.silent_millis.clone());
+            registry.register("relay_clock_ahead_millis", "A peer region's clock minus ours", metrics.ahead_millis.clone());
+            registry.register("relay_faults", "Faults the status names", metrics.faults.clone());
+        }
+        metrics
+    }
+}
+
+impl Metrics {
+    pub fn count(&self, what: &'static str) {
+        self.relay.get_or_create(&ByRelay { what }).inc();
+    }
+
+    /// The exposition text.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _ = prometheus_client::encoding::text::encode(&mut out, &registry);
+        out
+    }
+}
