@@ -63,6 +63,9 @@ async fn door(State(context): State<Context>, request: Request, next: Next) -> R
     if let Err(problem) = request::check_host(request.uri(), request.headers()) {
         return refuse(&context.gateway, problem.into());
     }
+    if percent_encoding::percent_decode_str(request.uri().path()).decode_utf8().is_err() {
+        return refuse(&context.gateway, Problem::new(ProblemKind::Invalid, "the path is not UTF-8").into());
+    }
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));

@@ -7,6 +7,7 @@ use crate::id::{DatabaseName, DocId, Region};
 use crate::journal::Event;
 use crate::project::Document;
 use futures_util::StreamExt;
+use futures_util::stream::Fuse;
 use std::pin::Pin;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Row, RowStream};
@@ -17,7 +18,8 @@ pub struct Audit {
 }
 
 /// Events as they come; an unreadable row is an error of that row alone.
-pub struct Events(Pin<Box<RowStream>>);
+/// Fused: a row stream that is asked again after its end says that the connection closed.
+pub struct Events(Fuse<Pin<Box<RowStream>>>);
 
 impl Events {
     /// The next event, with its canonical line as rebuilt from the row and its content unread.
@@ -84,7 +86,7 @@ impl Audit {
 
     async fn stream(&self, statement: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Events> {
         let rows = self.client.query_raw(statement, params.iter().copied()).await.map_err(fail)?;
-        Ok(Events(Box::pin(rows)))
+        Ok(Events(Box::pin(rows).fuse()))
     }
 }
 

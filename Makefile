@@ -1,0 +1,21 @@
+# make dev     everything on this machine, no set-up (make dev ARGS='--regions 2')
+# make test    formatting aside, everything that must hold
+# make check   what a change must pass: formatting, lints, tests
+# make tools   installs what is missing: a C linker, Postgres, nats-server
+
+SHELL := /bin/sh
+.PHONY: dev test check tools
+
+dev: tools
+	cargo run --quiet -- dev $(ARGS)
+
+test: tools
+	cargo test
+
+check: tools
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo test
+
+tools:
+	@sh docker/tools.sh

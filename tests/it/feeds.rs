@@ -1,0 +1,157 @@
+//! The change feed: snapshot, then tail; pages and streams; cursors that are good in both regions.
+
+use crate::support::client::{delete, id, patch, put, with};
+use crate::support::{PATIENCE, World, until, until_equal};
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// A subscriber that keeps what it is told.
+pub struct Subscriber {
+    pub documents: BTreeMap<String, Value>,
+    pub cursor: Option<String>,
+    pub rows: usize,
+    stream: futures_util::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
+    buffer: String,
+}
+
+impl Subscriber {
+    pub async fn open(client: &crate::support::Client, since: Option<&str>) -> Self {
+        let mut request = client.http.get(client.path("/changes?feed=sse&body=true"));
+        if let Some(since) = since {
+            request = request.header("last-event-id", since);
+        }
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        Self {
+            documents: BTreeMap::new(),
+            cursor: since.map(str::to_owned),
+            rows: 0,
+            stream: answer.bytes_stream().boxed(),
+            buffer: String::new(),
+        }
+    }
+
+    /// Reads on until a condition holds; whether it came about before the stream ended.
+    pub async fn until(&mut self, holds: impl Fn(&Self) -> bool) -> bool {
+        while !holds(self) {
+            let Ok(part) = tokio::time::timeout(PATIENCE, self.stream.next()).await else {
+                panic!("the stream fell silent; {} rows so far", self.rows)
+            };
+            let Some(Ok(part)) = part else { return false };
+            self.buffer.push_str(std::str::from_utf8(&part).unwrap());
+            while let Some(end) = self.buffer.find("\n\n") {
+                let event: String = self.buffer.drain(..end + 2).collect();
+                self.take(&event);
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, event: &str) {
+        let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name).map(str::trim));
+        if field("event:") == Some("change") {
+            let row: Value = serde_json::from_str(field("data:").unwrap()).unwrap();
+            self.documents.insert(row["doc"].as_str().unwrap().to_owned(), row["body"].clone());
+            self.rows += 1;
+        }
+        if let Some(id) = field("id:") {
+            self.cursor = Some(id.to_owned());
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_give_a_snapshot_then_what_changed_since() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    eu.client.write((0..25).map(|n| put(&format!("a/{n:02}"), json!({"n": n}))).collect()).await;
+    eu.client.write(vec![delete("a/24")]).await;
+    let (rows, cursor) = eu.client.changes(None, "&limit=10").await;
+    assert_eq!(rows.len(), 24);
+    assert_eq!(eu.client.changes(Some(&cursor), "").await.0.len(), 0);
+    eu.client.write(vec![patch("a/03", json!({"x": 1})), delete("a/04"), patch("a/03", json!({"x": 2}))]).await;
+    let (rows, after) = eu.client.changes(Some(&cursor), "").await;
+    assert_eq!(rows["a/03"]["body"], json!({"n": 3, "x": 2}));
+    assert_eq!(rows["a/04"], json!({"doc": "a/04", "version": "eu:28", "deleted": true}));
+    assert_eq!(rows.len(), 2);
+    // Filters; their cursor resumes the feed and does not say what was read of the database.
+    let (rows, filtered) = eu.client.changes(Some(&cursor), "&docs=a/04&docs=a/05").await;
+    assert_eq!(rows.keys().collect::<Vec<_>>(), ["a/04"]);
+    let (rows, _) = eu.client.changes(None, "&collection=b").await;
+    assert!(rows.is_empty());
+    let (status, problem) = eu.client.post("/ops", json!({"client": id(), "cursor": filtered, "ops": []}).to_string()).await;
+    assert_eq!((status, &problem["type"]), (400, &json!("/problems/token")));
+    // A whole feed's cursor says what its reader had seen.
+    let answer = eu.client.batch(json!({"client": id(), "cursor": cursor, "ops": [patch("a/03", json!({"x": 9}))]})).await;
+    assert_eq!((&answer["results"][0]["unseen"], &answer["results"][0]["conflicts"]), (&json!(true), &json!(["/x"])));
+    let answer = eu.client.batch(json!({"client": id(), "cursor": after, "ops": [patch("a/05", json!({"x": 9}))]})).await;
+    assert_eq!(answer["results"][0]["unseen"], Value::Null);
+    for bad in [
+        "since=x",
+        "feed=carrier-pigeon",
+        "limit=many",
+        "colour=red",
+        "body=1",
+        "limit=1&limit=2",
+        "wait_ms=30001",
+        "collection=a/b",
+        "docs=x",
+    ] {
+        assert_eq!(eu.client.get(&format!("/changes?{bad}")).await.0, 400, "{bad}");
+    }
+    eu.finish().await;
+}
+
+#[tokio::test]
+async fn a_page_never_stops_inside_an_atomic_batch() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    let (_, start) = eu.client.changes(None, "").await;
+    eu.client.write(vec![put("a/0", json!({}))]).await;
+    eu.client.batch(json!({"atomic": true, "ops": (1..8).map(|n| put(&format!("a/{n}"), json!({}))).collect::<Vec<_>>()})).await;
+    let (_, page) = eu.client.get(&format!("/changes?limit=3&since={start}")).await;
+    assert_eq!((page["changes"].as_array().unwrap().len(), &page["pending"]), (8, &json!(0)));
+    eu.finish().await;
+}
+
+#[tokio::test]
+async fn a_stream_tells_every_change_and_resumes_where_it_was_cut() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    eu.client.write(vec![put("a/0", json!({"n": 0}))]).await;
+    let mut subscriber = Subscriber::open(&eu.client, None).await;
+    assert!(subscriber.until(|s| s.documents.len() == 1).await);
+    for n in 1..20 {
+        eu.client.write(vec![put(&format!("a/{n}"), json!({"n": n}))]).await;
+    }
+    assert!(subscriber.until(|s| s.documents.len() == 20).await);
+    let cursor = subscriber.cursor.clone();
+    drop(subscriber);
+    eu.client.write(vec![put("a/20", json!({"n": 20})), delete("a/0")]).await;
+    let mut resumed = Subscriber::open(&eu.client, cursor.as_deref()).await;
+    assert!(resumed.until(|s| s.documents.len() == 2).await);
+    assert_eq!(resumed.documents["a/0"], Value::Null);
+    // At the stop the stream ends; it does not hold the gateway up.
+    eu.finish().await;
+    assert!(!resumed.until(|_| false).await);
+}
+
+#[tokio::test]
+async fn a_cursor_is_good_in_the_other_region_too() {
+    let world = World::new();
+    let (eu, us) = world.pair().await;
+    eu.client.write((0..30).map(|n| put(&format!("a/{n:02}"), json!({"n": n}))).collect()).await;
+    us.client.write((30..40).map(|n| put(&format!("a/{n:02}"), json!({"n": n}))).collect()).await;
+    until_equal(&eu.client, &us.client).await;
+    // Begun in one region, in the middle of the snapshot, gone on in the other.
+    let (_, first) = eu.client.get("/changes?limit=10").await;
+    let (rest, cursor) = us.client.changes(first["cursor"].as_str(), "&limit=7").await;
+    assert_eq!(first["changes"].as_array().unwrap().len() + rest.len(), 40);
+    eu.client.write(vec![with(patch("a/00", json!({"x": 1})), "at", json!("2026-11-21T08:00:00Z"))]).await;
+    let (_, behind) = us.client.get(&format!("/changes?since={}", eu.client.changes(None, "").await.1)).await;
+    assert!(behind["behind"].is_boolean());
+    until("us sees it since the cursor", || async { us.client.changes(Some(&cursor), "").await.0.contains_key("a/00") }).await;
+    eu.finish().await;
+    us.finish().await;
+}

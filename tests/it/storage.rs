@@ -1,0 +1,142 @@
+//! What Postgres is trusted with, and what it is not.
+
+use crate::support::client::put;
+use crate::support::{Process, SUITE, Settings, World, own_postgres, until};
+use serde_json::json;
+use std::collections::BTreeMap;
+use tidegate::cli::dev::postgres::Postgres;
+use tidegate::store::migrate;
+use tokio_postgres::{Client, NoTls};
+
+pub async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+#[tokio::test]
+async fn nobody_alters_the_journal() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    eu.client.write(vec![put("a/1", json!({"n": 1}))]).await;
+    for url in [eu.settings.url().to_owned(), eu.settings.owner.clone()] {
+        let client = connect(&url).await;
+        for statement in ["update events set stamp = 0", "delete from events", "truncate events", "update events set stamp = 0 where false"]
+        {
+            let refused = client.batch_execute(statement).await.unwrap_err();
+            assert_eq!(refused.code().unwrap().code(), "42501", "{statement}: {refused}");
+        }
+        // Not even where triggers are turned off for the session.
+        if url == eu.settings.owner {
+            let refused = client.batch_execute("set session_replication_role = replica; delete from events").await.unwrap_err();
+            assert_eq!(refused.code().unwrap().code(), "42501");
+        }
+    }
+    eu.finish().await;
+}
+
+#[tokio::test]
+async fn a_reader_sees_nothing_of_a_commit_that_is_late_and_no_gap_before_it() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    eu.client.write(vec![put("a/1", json!({}))]).await;
+    let (_, cursor) = eu.client.changes(None, "").await;
+    // Another gateway holds the head, as one does that is slow to commit.
+    let other = connect(&eu.settings.owner).await;
+    other.batch_execute("begin; select * from heads for update").await.unwrap();
+    let writing = {
+        let client = eu.client.clone();
+        tokio::spawn(async move { client.write(vec![put("a/2", json!({}))]).await })
+    };
+    until("the write waits for the lock", || async {
+        other
+            .query_one("select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'", &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0)
+            > 0
+    })
+    .await;
+    assert_eq!(eu.client.journal("eu", 10).await.len(), 1);
+    assert!(eu.client.changes(Some(&cursor), "").await.0.is_empty());
+    other.batch_execute("commit").await.unwrap();
+    assert_eq!(writing.await.unwrap()["results"][0]["position"], 2);
+    assert_eq!(eu.client.changes(Some(&cursor), "").await.0.len(), 1);
+    eu.finish().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_died_with_the_head_locked_does_not_hold_the_others() {
+    let world = World::alone();
+    let settings = world.settings("eu").await.with("POSTGRES_LOCK_MS_MAX", "700");
+    let eu = crate::support::Region::start(settings).await;
+    eu.client.create("shop").await;
+    // As a frozen gateway's connection would be: the same role and the same timeout, and nobody at the other end.
+    let frozen = connect(eu.settings.url()).await;
+    frozen.batch_execute("begin; set local idle_in_transaction_session_timeout = 700; select * from heads for update").await.unwrap();
+    let mut answers = Vec::new();
+    until("a write goes through", || {
+        let client = eu.client.clone();
+        async move { client.post("/ops", json!({"ops": [put("a/1", json!({}))]}).to_string()).await.0 == 200 }
+    })
+    .await;
+    answers.push(eu.client.vector().await["eu"]);
+    assert!(frozen.batch_execute("select 1").await.is_err(), "its connection was ended");
+    eu.finish().await;
+}
+
+#[tokio::test]
+async fn a_gateway_serves_only_the_schema_it_was_built_for() {
+    let world = World::alone();
+    let settings = world.settings("eu").await;
+    let owner = connect(&settings.owner).await;
+    let wanted = migrate::wanted();
+    owner.execute("update refinery_schema_history set version = version + 1", &[]).await.unwrap();
+    let (code, said) = Process::fail(&settings).await;
+    assert!(code != 0 && said.contains(&format!("the schema is {}", wanted + 1)) && said.contains("upgrade the gateway"), "{code}: {said}");
+    let refused = migrate::migrate(&settings.owner, None).await.unwrap_err();
+    assert!(refused.doing.contains("upgrade"), "{refused}");
+    owner.batch_execute("drop table refinery_schema_history").await.unwrap();
+    let (code, said) = Process::fail(&settings).await;
+    assert!(code != 0 && said.contains("the schema is none") && said.contains("tidegate migrate"), "{code}: {said}");
+}
+
+#[tokio::test]
+async fn migrating_twice_or_at_once_does_it_once_and_grants_no_more_than_needed() {
+    let name = World::alone().name;
+    SUITE.postgres.execute("postgres", &format!("create database {name}")).await.unwrap();
+    let url = SUITE.postgres.owner_url(&name);
+    let both = tokio::join!(migrate::migrate(&url, Some(Postgres::gateway_role())), migrate::migrate(&url, Some(Postgres::gateway_role())));
+    assert_eq!(both.0.unwrap().len() + both.1.unwrap().len(), migrate::wanted() as usize);
+    assert!(migrate::migrate(&url, Some("nobody_of_that_name")).await.unwrap_err().doing.contains("no role"));
+    let client = connect(&url).await;
+    let grants = client
+        .query_one(
+            "select string_agg(privilege_type, ',' order by privilege_type) from information_schema.role_table_grants where grantee = 'gateway' and table_name = 'events'",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert_eq!(grants.get::<_, &str>(0), "INSERT,SELECT");
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_utf8_or_does_not_flush_is_refused() {
+    let name = World::alone().name;
+    SUITE.postgres.execute("postgres", &format!("create database {name} encoding 'LATIN1' locale 'C' template template0")).await.unwrap();
+    let refused = migrate::migrate(&SUITE.postgres.owner_url(&name), None).await.unwrap_err();
+    assert!(refused.doing.contains("LATIN1"), "{refused}");
+
+    let own = own_postgres(&SUITE.dir()).await;
+    own.prepare("unsafe").await.unwrap();
+    migrate::migrate(&own.owner_url("unsafe"), Some(Postgres::gateway_role())).await.unwrap();
+    own.execute("postgres", "alter system set fsync = off").await.unwrap();
+    own.execute("postgres", "select pg_reload_conf()").await.unwrap();
+    let client = connect(&own.owner_url("unsafe")).await;
+    until("fsync is off", || async { client.query_one("show fsync", &[]).await.unwrap().get::<_, &str>(0) == "off" }).await;
+    let mut settings = Settings { values: BTreeMap::new(), owner: String::new() };
+    settings.set("REGION", "eu").set("HTTP_ADDRESS", "127.0.0.1:0").set("POSTGRES_URL", &own.gateway_url("unsafe"));
+    let (code, said) = Process::fail(&settings).await;
+    assert!(code != 0 && said.contains("fsync"), "{code}: {said}");
+    own.stop().await;
+}
