@@ -30,8 +30,9 @@ comment on column heads.stamp is 'Latest stamp in any journal held here: millise
 comment on column heads.digest is 'Sum mod 2^256 over all documents of SHA-256(id, 0, version, 0, body).';
 comment on column heads.documents is 'Documents that are there (not deleted).';
 
+-- No foreign key here and in documents: the head, locked by whoever writes, already says that the database is there.
 create table events (
-    database    integer not null references databases (id),
+    database    integer not null,
     region      text collate "C" not null,
     position    bigint not null,
     stamp       bigint not null,
@@ -87,7 +88,7 @@ create trigger events_are_append_only before update or delete or truncate on eve
 alter table events enable always trigger events_are_append_only;
 
 create table documents (
-    database  integer not null references databases (id),
+    database  integer not null,
     doc       text collate "C" not null,
     version   text collate "C" not null,
     stamp     bigint not null,

@@ -137,7 +137,8 @@ impl Config {
                 .map_err(|error| Error::because(Kind::Invalid, format!("reading the configuration {}", path.display()), error))?,
         };
         #[allow(clippy::disallowed_methods)] // the one place that reads settings from the environment
-        let environment = std::env::vars().filter(|(name, _)| name.starts_with("TIDEGATE_")).collect();
+        let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let environment = environment.filter(|(name, _)| name.starts_with("TIDEGATE_")).collect();
         Self::read(&text, &environment)
     }
 
@@ -148,7 +149,11 @@ impl Config {
             toml::from_str(DEFAULT).map_err(|error| Error::because(Kind::Internal, "reading the embedded defaults", error))?;
         match toml::from_str::<Table>(file) {
             Ok(given) => lay_over(&mut settings, given, "", &mut faults),
-            Err(error) => faults.push(format!("the file is no TOML: {}", error.to_string().trim())),
+            Err(error) => {
+                // The place and the reason, never the line itself: it may hold a password.
+                let line = error.span().map_or(0, |span| file[..span.start.min(file.len())].lines().count().max(1));
+                faults.push(format!("the file is no TOML: line {line}: {}", error.message()));
+            }
         }
         take_environment(&mut settings, environment, &mut faults);
         let parsed = Value::Table(settings).try_into::<Self>();
@@ -179,6 +184,21 @@ impl Config {
         }
         if self.postgres.url.is_empty() {
             faults.push("postgres.url is needed: set it in the file or as TIDEGATE_POSTGRES_URL".into());
+        }
+        for (name, url) in [("postgres.url", &self.postgres.url), ("postgres.migrate_url", &self.postgres.migrate_url)] {
+            if !url.is_empty()
+                && let Err(error) = postgres::parse(url.expose())
+            {
+                faults.push(format!("{name}: {}", error.chain()));
+            }
+        }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.level) {
+            faults.push(format!("log.level: {error}"));
+        }
+        for path in [&self.nats.credentials_file, &self.nats.ca_file].into_iter().filter(|path| !path.is_empty()) {
+            if !Path::new(path).is_file() {
+                faults.push(format!("nats: there is no file {path:?}"));
+            }
         }
         if self.postgres.migrate_at_start && self.postgres.migrate_url.is_empty() {
             faults.push("postgres.migrate_at_start needs postgres.migrate_url".into());
@@ -282,7 +302,10 @@ fn lay_over(settings: &mut Table, given: Table, path: &str, faults: &mut Vec<Str
 
 fn take_environment(settings: &mut Table, environment: &BTreeMap<String, String>, faults: &mut Vec<String>) {
     let mut left: BTreeMap<&str, &str> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    left.remove("TIDEGATE_CONFIG");
+    // Said to other commands, or beside the settings.
+    for other in ["TIDEGATE_CONFIG", "TIDEGATE_NATS_SERVER"] {
+        left.remove(other);
+    }
     fn walk(table: &mut Table, prefix: &str, left: &mut BTreeMap<&str, &str>, faults: &mut Vec<String>) {
         for (name, known) in table.iter_mut() {
             let variable = format!("{prefix}_{}", name.to_uppercase());
@@ -316,7 +339,7 @@ mod tests {
 
     #[test]
     fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
-        let file = "region = \"eu\"\n[http]\naddress = \"127.0.0.1:1\"\nheaders_max = 9\n[postgres]\nurl = \"x\"";
+        let file = "region = \"eu\"\n[http]\naddress = \"127.0.0.1:1\"\nheaders_max = 9\n[postgres]\nurl = \"postgres://a@b/c\"";
         let config =
             Config::read(file, &environment(&[("TIDEGATE_HTTP_ADDRESS", "[::1]:2"), ("TIDEGATE_NATS_JETSTREAM", "false")])).unwrap();
         assert_eq!((config.http.address.as_str(), config.http.headers_max, config.nats.jetstream), ("[::1]:2", 9, false));

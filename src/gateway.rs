@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, Region};
 use crate::ingest::commit::{self, Appender, advance};
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, Phase};
 use crate::random::Random;
 use crate::relay;
 use crate::store::{DatabaseId, Head, Store};
@@ -15,6 +15,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
+
+/// How long hints of other processes' commits are gathered.
+const DEBOUNCE: Duration = Duration::from_millis(5);
 
 pub struct Gateway {
     pub config: Config,
@@ -80,7 +83,10 @@ impl Gateway {
         self.lifecycle.critical("poll", async move {
             let every = Duration::from_millis(this.config.relay.poll_ms);
             loop {
-                let _ = tokio::time::timeout(every, this.look.notified()).await;
+                if tokio::time::timeout(every, this.look.notified()).await.is_ok() {
+                    // Many hints at once are one look.
+                    tokio::time::sleep(DEBOUNCE).await;
+                }
                 if let Err(error) = this.look_around().await {
                     tracing::warn!(error = %error.chain(), "looking for other processes' commits failed");
                     tokio::time::sleep(every).await;
@@ -158,7 +164,11 @@ impl Gateway {
             return Ok(true);
         }
         let mut heads = database.head.subscribe();
-        let reached = tokio::time::timeout(wait, heads.wait_for(|head| head.vector.covers(wanted))).await;
-        Ok(matches!(reached, Ok(Ok(_))))
+        let mut reached = std::pin::pin!(heads.wait_for(|head| head.vector.covers(wanted)));
+        tokio::select! {
+            reached = &mut reached => Ok(reached.is_ok()),
+            () = tokio::time::sleep(wait) => Ok(false),
+            () = self.lifecycle.reached(Phase::Draining) => Ok(false),
+        }
     }
 }

@@ -55,7 +55,7 @@ impl Cursor {
         let text = open(token, "cursor", "c1", db)?;
         let mut lines = text.split('\n');
         let cursor = (|| {
-            let (vector, stamp) = (Vector::parse(lines.next()?).ok()?, parse_stamp(lines.next()?)?);
+            let (vector, stamp) = (Vector::parse_bounded(lines.next()?).ok()?, parse_stamp(lines.next()?)?);
             let filtered = match lines.next()? {
                 "" => false,
                 "f" => true,
@@ -81,7 +81,7 @@ impl Session {
         let text = open(token, "session", "s1", db)?;
         let mut lines = text.split('\n');
         let session = (|| {
-            let (vector, stamp) = (Vector::parse(lines.next()?).ok()?, parse_stamp(lines.next()?)?);
+            let (vector, stamp) = (Vector::parse_bounded(lines.next()?).ok()?, parse_stamp(lines.next()?)?);
             lines.next().is_none().then_some(Self { vector, stamp })
         })();
         session.ok_or_else(|| "the session is unreadable".into())

@@ -3,7 +3,7 @@
 use crate::id::{Position, Region, parse_position};
 use std::fmt;
 
-/// Most regions one vector names: what a forged token can cost is bounded by it.
+/// Most regions that a vector from outside names: what a forged token can cost is bounded by it.
 pub const REGIONS_MAX: usize = 64;
 
 /// For each region the last position had; regions without events are not listed.
@@ -47,6 +47,11 @@ impl Vector {
         other.0.iter().all(|(region, position)| self.get(region) >= *position)
     }
 
+    /// Number of regions.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -65,6 +70,15 @@ impl Vector {
         self.0.iter().map(|(region, position)| position.saturating_sub(other.get(region))).sum()
     }
 
+    /// Reads what a client sent: as [`parse`](Self::parse), and no more than [`REGIONS_MAX`] regions.
+    pub fn parse_bounded(text: &str) -> Result<Self, String> {
+        let vector = Self::parse(text)?;
+        if vector.0.len() > REGIONS_MAX {
+            return Err(format!("a version names at most {REGIONS_MAX} regions"));
+        }
+        Ok(vector)
+    }
+
     /// Reads the text form, `eu:12,us:40`; regions sorted, each once. Empty text is the empty vector.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut vector = Self::new();
@@ -79,9 +93,6 @@ impl Vector {
             };
             if vector.0.last().is_some_and(|(last, _)| *last >= region) {
                 return Err(format!("a version lists its regions sorted and each once; {region} stands out of order"));
-            }
-            if vector.0.len() == REGIONS_MAX {
-                return Err(format!("a version names at most {REGIONS_MAX} regions"));
             }
             vector.0.push((region, position));
         }

@@ -11,7 +11,7 @@ use crate::random::Random;
 use crate::relay::nats::Nats;
 use crate::relay::{Relay, Subjects};
 use crate::serve;
-use crate::store::{Postgres, migrate};
+use crate::store::{Postgres, migrate, postgres};
 use crate::telemetry;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -61,14 +61,16 @@ pub struct Running {
     pub gateway: Arc<Gateway>,
     pub address: SocketAddr,
     failures: Failures,
-    server: JoinHandle<()>,
+    server: JoinHandle<bool>,
     relay: Option<Arc<Relay>>,
 }
 
 /// Starts a gateway: schema, store, listener, relay. Returns once it serves.
 pub async fn start(config: Config, clock: Clock, random: Random) -> Result<Running> {
     if config.postgres.migrate_at_start {
-        for applied in migrate::migrate(config.postgres.migrate_url.expose(), None).await? {
+        for applied in
+            migrate::migrate(config.postgres.migrate_url.expose(), postgres::parse(config.postgres.url.expose())?.get_user()).await?
+        {
             tracing::info!(%applied, "migrated");
         }
     }
@@ -99,9 +101,9 @@ async fn relay(gateway: &Arc<Gateway>) -> Result<Option<Arc<Relay>>> {
 impl Running {
     /// Completes when a critical task ended; says which.
     pub async fn failed(&mut self) -> String {
-        match self.failures.recv().await {
-            Some(why) => why,
-            None => std::future::pending().await,
+        tokio::select! {
+            Some(why) = self.failures.recv() => why,
+            _ = &mut self.server => "the listener ended".into(),
         }
     }
 
@@ -110,7 +112,7 @@ impl Running {
         let lifecycle = &self.gateway.lifecycle;
         lifecycle.enter(Phase::Draining);
         let drain = Duration::from_millis(self.gateway.config.http.drain_ms_max) + Duration::from_secs(1);
-        let clean = tokio::time::timeout(drain, self.server).await.is_ok();
+        let clean = if self.server.is_finished() { false } else { matches!(tokio::time::timeout(drain, self.server).await, Ok(Ok(true))) };
         lifecycle.enter(Phase::Stopped);
         if let Some(relay) = &self.relay {
             // A neighbour need not wait for the leases to run out. Not done: they run out.

@@ -225,6 +225,13 @@ impl Reader<'_> {
     }
 
     fn op(&self, text: &str, defaults: &Defaults) -> Result<Op, Refused> {
+        // Escapes and white space may make an op longer than what it writes, but not without end.
+        let most = SPREAD_FACTOR * self.limits.document_bytes_max;
+        if text.len() > most {
+            let detail = format!("the op has {} bytes; {most} is the most that is read", text.len());
+            let problem = Problem::new(ProblemKind::DocumentTooLarge, detail).over(most as u64, text.len() as u64);
+            return Err(Refused { id: sent_id(text), problem });
+        }
         let value =
             json::parse_within(text, self.limits.json_depth_max).map_err(|fault| Refused { id: sent_id(text), problem: fault.into() })?;
         let Value::Object(members) = value else {
@@ -232,8 +239,16 @@ impl Reader<'_> {
             return Err(Refused { id: None, problem });
         };
         let id = members.get("id").and_then(Value::as_str).map(str::to_owned);
-        read_op(members, defaults).map_err(|problem| Refused { id, problem })
+        read_op(members, defaults, self.limits).map_err(|problem| Refused { id: id.map(|id| shown(&id)), problem })
     }
+}
+
+/// What an op says may be so many times as long as the document it writes: escapes, white space, pointers.
+const SPREAD_FACTOR: usize = 8;
+
+/// A client's text as messages repeat it.
+fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
 }
 
 struct Defaults {
@@ -248,35 +263,36 @@ fn sent_id(text: &str) -> Option<String> {
     struct OnlyId {
         id: String,
     }
-    serde_json::from_str::<OnlyId>(text).ok().map(|only| only.id)
+    serde_json::from_str::<OnlyId>(text).ok().map(|only| shown(&only.id))
 }
 
-fn read_op(mut members: Object, defaults: &Defaults) -> Result<Op, Problem> {
+fn read_op(mut members: Object, defaults: &Defaults, limits: &Limits) -> Result<Op, Problem> {
     let id = read_uuid(&take_text(&mut members, "id")?, "id").map_err(|problem| problem.at("/id"))?;
     let doc = DocId::new(&take_text(&mut members, "doc")?).map_err(|why| invalid("/doc", why))?;
     if doc.is_reserved() {
         return Err(Problem::new(ProblemKind::Reserved, format!("the collection {:?} is reserved", doc.collection())).at("/doc"));
     }
     let kind = take_text(&mut members, "type")?;
-    let kind = Kind::parse(&kind)
-        .ok_or_else(|| invalid("/type", format!("there is no op {kind:?}; there are put, patch, increment, add, remove and delete")))?;
+    let kind = Kind::parse(&kind).ok_or_else(|| {
+        invalid("/type", format!("there is no op {:?}; there are put, patch, increment, add, remove and delete", shown(&kind)))
+    })?;
     let mut hash = Sent::new(&doc, kind);
     let action = match kind {
-        Kind::Put => Action::Put(take_object(&mut members, &mut hash)?),
-        Kind::Patch => Action::Patch(take_object(&mut members, &mut hash)?),
+        Kind::Put => Action::Put(take_object(&mut members, &mut hash, limits)?),
+        Kind::Patch => Action::Patch(take_object(&mut members, &mut hash, limits)?),
         Kind::Increment => {
             let by = take(&mut members, "by")?;
             let number = by.as_number().ok_or_else(|| invalid("/by", format!("`by` is a number, not {}", by.kind())))?;
             hash.by = Some(by);
-            Action::Increment(take_path(&mut members, &mut hash)?, number)
+            Action::Increment(take_path(&mut members, &mut hash, limits)?, number)
         }
         Kind::Add => {
             let values = take_values(&mut members, &mut hash)?;
-            Action::Add(take_path(&mut members, &mut hash)?, values)
+            Action::Add(take_path(&mut members, &mut hash, limits)?, values)
         }
         Kind::Remove => {
             let values = take_values(&mut members, &mut hash)?;
-            Action::Remove(take_path(&mut members, &mut hash)?, values)
+            Action::Remove(take_path(&mut members, &mut hash, limits)?, values)
         }
         Kind::Delete => Action::Delete,
     };
@@ -291,14 +307,16 @@ fn read_op(mut members: Object, defaults: &Defaults) -> Result<Op, Problem> {
         Some(text) => Some(read_time(&text).map_err(|problem| problem.at("/at"))?),
         None => defaults.edited_at,
     };
-    let base = take_optional(&mut members, "base")?.map(|text| Vector::parse(&text).map_err(|why| invalid("/base", why))).transpose()?;
+    let base =
+        take_optional(&mut members, "base")?.map(|text| Vector::parse_bounded(&text).map_err(|why| invalid("/base", why))).transpose()?;
     let condition = match take_optional(&mut members, "if")? {
         None => None,
         Some(text) if text == "absent" => Some(Condition::Absent),
-        Some(text) => Some(Condition::Version(Vector::parse(&text).map_err(|why| invalid("/if", why))?)),
+        Some(text) => Some(Condition::Version(Vector::parse_bounded(&text).map_err(|why| invalid("/if", why))?)),
     };
     if let Some((name, _)) = members.iter().next() {
-        return Err(invalid(Pointer::root().child(name).as_str(), format!("an op of type {} has no member {name:?}", kind.as_str())));
+        let name = shown(name);
+        return Err(invalid(Pointer::root().child(&name).as_str(), format!("an op of type {} has no member {name:?}", kind.as_str())));
     }
     let (sent, bytes) = hash.finish();
     Ok(Op { id, doc, action, base, condition, client, edited_at, sent, bytes })
@@ -346,11 +364,20 @@ impl<'a> Sent<'a> {
     }
 }
 
-fn take_object(members: &mut Object, hash: &mut Sent<'_>) -> Result<Object, Problem> {
+fn take_object(members: &mut Object, hash: &mut Sent<'_>, limits: &Limits) -> Result<Object, Problem> {
     let value = take(members, "value")?;
     hash.value = Some(value.canonical());
     match value {
-        Value::Object(object) => Ok(object),
+        Value::Object(object) => {
+            // Each leaf's pointer repeats the names above it.
+            let (most, seen) = (SPREAD_FACTOR * limits.document_bytes_max, pointer_bytes(&object, 0));
+            if seen > most {
+                let detail =
+                    format!("the pointers of the leaves have {seen} bytes in all; {most} is the limit: nest less, or use shorter names");
+                return Err(Problem::new(ProblemKind::DocumentTooLarge, detail).at("/value").over(most as u64, seen as u64));
+            }
+            Ok(object)
+        }
         other => Err(invalid("/value", format!("`value` is an object, not {}", other.kind()))),
     }
 }
@@ -364,10 +391,27 @@ fn take_values(members: &mut Object, hash: &mut Sent<'_>) -> Result<Vec<Value>, 
     }
 }
 
-fn take_path(members: &mut Object, hash: &mut Sent<'_>) -> Result<Pointer, Problem> {
+/// Bytes of the pointers of all leaves below a place whose own pointer has `above` bytes.
+fn pointer_bytes(object: &Object, above: usize) -> usize {
+    let below = object.iter().map(|(name, value)| {
+        let here = above + name.len() + 1;
+        match value {
+            Value::Object(inner) if !inner.is_empty() => pointer_bytes(inner, here),
+            _ => here,
+        }
+    });
+    below.fold(0, usize::saturating_add)
+}
+
+fn take_path(members: &mut Object, hash: &mut Sent<'_>, limits: &Limits) -> Result<Pointer, Problem> {
     let path = Pointer::parse(&take_text(members, "path")?).map_err(|why| invalid("/path", why))?;
     if path.is_root() {
         return Err(invalid("/path", "`path` names a member; \"\" is the whole document".into()));
+    }
+    let (most, depth) = (limits.json_depth_max, path.names().count());
+    if depth > most {
+        let detail = format!("the path goes {depth} levels deep; {most} is the limit");
+        return Err(Problem::new(ProblemKind::Depth, detail).at("/path").over(most as u64, depth as u64));
     }
     hash.path = Some(path.clone());
     Ok(path)

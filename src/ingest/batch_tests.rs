@@ -1,3 +1,5 @@
+//! What the door takes, and what it says of the rest.
+
 use super::*;
 
 fn read(body: &str) -> Result<Checked, Problem> {

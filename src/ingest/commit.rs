@@ -17,9 +17,9 @@ use crate::journal::Event;
 use crate::random::Random;
 use crate::store::{DatabaseId, Head, Loaded, Locked, Store};
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
@@ -48,6 +48,10 @@ pub struct Appender {
 pub struct Queue {
     ops: AtomicUsize,
     bytes: AtomicUsize,
+    /// When the queue last was empty or a job was done.
+    moved: Mutex<Option<Instant>>,
+    /// The store was set back below what this process has seen: nothing here can be trusted any more.
+    set_back: AtomicBool,
     pub commits: AtomicU64,
     pub events: AtomicU64,
 }
@@ -60,11 +64,27 @@ impl Queue {
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
+
+    /// How long jobs have waited without any being done.
+    pub fn stuck_for(&self) -> Duration {
+        let moved = *self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.ops() == 0 { Duration::ZERO } else { moved.map_or(Duration::ZERO, |moved| moved.elapsed()) }
+    }
+
+    fn step(&self) {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
 }
 
 enum Job {
-    Append(Checked, oneshot::Sender<Result<Outcome>>),
+    /// A batch, and its place in the queue, which it keeps until it is answered.
+    Append(Checked, Answer),
     Follow(Region, Vec<Event>, oneshot::Sender<Result<Followed>>),
+}
+
+struct Answer {
+    reply: oneshot::Sender<Result<Outcome>>,
+    _place: Place,
 }
 
 /// Where a journal stands after a run was handed over.
@@ -106,7 +126,7 @@ impl Appender {
         let (ops, bytes) = (batch.ops.len(), batch.bytes);
         let _place = self.reserve(ops, bytes)?;
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job::Append(batch, reply)).map_err(|_| stopped())?;
+        self.jobs.send(Job::Append(batch, Answer { reply, _place })).map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 
@@ -121,6 +141,9 @@ impl Appender {
         let place = Place { queue: self.queue.clone(), ops, bytes };
         let waiting_ops = self.queue.ops.fetch_add(ops, Ordering::Relaxed);
         let waiting_bytes = self.queue.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if waiting_ops == 0 {
+            self.queue.step();
+        }
         // One batch alone always fits: its own limits are the door's.
         let over =
             waiting_ops > 0 && (waiting_ops + ops > self.bounds.queue_ops_max || waiting_bytes + bytes > self.bounds.queue_bytes_max);
@@ -167,6 +190,7 @@ async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver
             Job::Follow(region, events, reply) => {
                 let done = parts.follow(&queue, &region, events).await;
                 let _ = reply.send(done);
+                queue.step();
             }
             Job::Append(batch, reply) => {
                 let mut group = Group::default();
@@ -182,7 +206,11 @@ async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver
                     }
                 }
                 parts.answer(&queue, group).await;
+                queue.step();
             }
+        }
+        if queue.set_back.load(Ordering::Relaxed) {
+            return; // the process ends with it: a new one begins at what is there
         }
     }
 }
@@ -190,14 +218,14 @@ async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver
 #[derive(Default)]
 struct Group {
     batches: Vec<Checked>,
-    replies: Vec<oneshot::Sender<Result<Outcome>>>,
+    replies: Vec<Answer>,
     ops: usize,
     bytes: usize,
 }
 
 impl Group {
-    fn push(&mut self, batch: Checked, reply: oneshot::Sender<Result<Outcome>>) {
-        if reply.is_closed() {
+    fn push(&mut self, batch: Checked, reply: Answer) {
+        if reply.reply.is_closed() {
             return; // its client went away before anything was done: nothing was kept
         }
         self.ops += batch.ops.len();
@@ -217,21 +245,21 @@ impl Parts {
         let result = self.append(queue, &group.batches).await;
         match result {
             Ok(outcomes) => {
-                for (reply, outcome) in group.replies.into_iter().zip(outcomes) {
-                    let _ = reply.send(Ok(outcome));
+                for (answer, outcome) in group.replies.into_iter().zip(outcomes) {
+                    let _ = answer.reply.send(Ok(outcome));
                 }
             }
             Err(error) if error.kind.policy().retry || group.batches.len() == 1 => {
                 tracing::warn!(db = self.db, batches = group.batches.len(), error = %error.chain(), "a commit failed");
-                for reply in group.replies {
-                    let _ = reply.send(Err(error.again()));
+                for answer in group.replies {
+                    let _ = answer.reply.send(Err(error.again()));
                 }
             }
             Err(error) => {
                 tracing::warn!(db = self.db, batches = group.batches.len(), error = %error.chain(), "a group failed; each batch goes alone");
-                for (batch, reply) in group.batches.into_iter().zip(group.replies) {
+                for (batch, answer) in group.batches.into_iter().zip(group.replies) {
                     let alone = self.append(queue, std::slice::from_ref(&batch)).await;
-                    let _ = reply.send(alone.map(|mut outcomes| outcomes.remove(0)));
+                    let _ = answer.reply.send(alone.map(|mut outcomes| outcomes.remove(0)));
                 }
             }
         }
@@ -267,7 +295,7 @@ impl Parts {
         mut decide: impl FnMut(&mut Work, i64) -> T,
     ) -> Result<(T, Head)> {
         for attempt in 1.. {
-            match self.attempt(ids, docs, &mut decide).await {
+            match self.attempt(queue, ids, docs, &mut decide).await {
                 Ok((outcome, head, events)) => {
                     queue.commits.fetch_add(1, Ordering::Relaxed);
                     queue.events.fetch_add(events, Ordering::Relaxed);
@@ -285,9 +313,21 @@ impl Parts {
         unreachable!("the loop returns")
     }
 
-    async fn attempt<T>(&self, ids: &[Uuid], docs: &[DocId], decide: &mut impl FnMut(&mut Work, i64) -> T) -> Result<(T, Head, u64)> {
+    async fn attempt<T>(
+        &self,
+        queue: &Queue,
+        ids: &[Uuid],
+        docs: &[DocId],
+        decide: &mut impl FnMut(&mut Work, i64) -> T,
+    ) -> Result<(T, Head, u64)> {
         // Dead here: nothing was kept, the lock goes with the connection (or its idle timeout).
         let (mut locked, loaded) = self.store.lock(self.db, ids, docs).await?;
+        let known = self.head.borrow().vector.clone();
+        if !loaded.head.vector.covers(&known) {
+            locked.release().await;
+            queue.set_back.store(true, Ordering::Relaxed);
+            return Err(Error::corrupt(format!("the store holds {} and held {known} before: it was set back", loaded.head.vector)));
+        }
         let (outcome, decided) = match self.decide(&mut locked, &loaded, docs, decide).await {
             Ok(done) => done,
             Err(error) => {

@@ -97,7 +97,7 @@ impl Work {
             });
         }
         if batch.atomic && verdicts.iter().any(|verdict| matches!(verdict, Verdict::Rejected { .. })) {
-            self.undo(undo, context.region, &mut verdicts);
+            self.undo(undo, context.region, batch, &mut verdicts);
         } else {
             let count = (self.events.len() - undo.events) as u32;
             for (index, event) in self.events[undo.events..].iter_mut().enumerate() {
@@ -251,7 +251,7 @@ impl Work {
     }
 
     /// Takes back what an atomic batch did; its verdicts become what they are without it.
-    fn undo(&mut self, undo: Undo, region: &Region, verdicts: &mut [Verdict]) {
+    fn undo(&mut self, undo: Undo, region: &Region, batch: &Checked, verdicts: &mut [Verdict]) {
         for event in self.events.drain(undo.events..) {
             if let Some(known) = self.known.get_mut(&event.id) {
                 known.retain(|known| known.region != event.region || known.position != event.position);
@@ -260,11 +260,20 @@ impl Work {
         self.documents.extend(undo.documents);
         self.head = undo.head;
         let kept: Position = self.head.vector.get(region);
-        for verdict in verdicts {
+        for (op, verdict) in batch.ops.iter().zip(verdicts) {
             match verdict {
                 Verdict::Applied { id, .. } => *verdict = Verdict::NotApplied { id: *id },
                 Verdict::Duplicate { id, region: at, position, .. } if at == region && *position > kept => {
                     *verdict = Verdict::NotApplied { id: *id }
+                }
+                // A version that was taken back must not become somebody's base.
+                Verdict::Duplicate { .. } => {
+                    if let Ok(op) = op {
+                        match self.judge_known(region, op) {
+                            Ok(judged) => *verdict = judged.unwrap_or(Verdict::NotApplied { id: op.id }),
+                            Err(NeedsHistory) => drop(self.wanting.insert(op.doc.clone())),
+                        }
+                    }
                 }
                 _ => {}
             }
@@ -326,9 +335,12 @@ fn too_large(folded: &mut Folded, event: &Event, op: &Op, bytes_max: usize) -> R
     }))
 }
 
+/// Conflicts that a verdict names; the document itself has them all.
+const CONFLICTS_MAX: usize = 100;
+
 /// Pointers of the document's conflicts, each once.
 fn conflict_pointers(folded: &Folded) -> Vec<String> {
-    let mut pointers: Vec<String> = folded.conflicts().iter().map(|conflict| conflict.pointer.to_string()).collect();
+    let mut pointers: Vec<String> = folded.conflicts().iter().take(CONFLICTS_MAX).map(|conflict| conflict.pointer.to_string()).collect();
     pointers.sort();
     pointers.dedup();
     pointers

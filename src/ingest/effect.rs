@@ -57,12 +57,12 @@ fn put(seen: Option<&Object>, value: &Object) -> Effect {
         effect.set.push((Pointer::root(), Value::Object(Object::new())));
     }
     for (pointer, _) in leaves(old) {
-        // A leaf is gone unless one stands there, or below it, or a value above takes its place.
-        let stays = new.iter().any(|(other, leaf)| {
-            *other == pointer || pointer.is_above(other) || (other.is_above(&pointer) && !matches!(leaf, Value::Object(_)))
-        });
-        if !stays {
-            effect.drop.push(pointer);
+        match covering(value, &pointer) {
+            Cover::Stays => {}
+            Cover::Gone => effect.drop.push(pointer),
+            // `{}` only asks for an object: what was below it goes with a drop there.
+            Cover::Emptied(above) if effect.drop.last() != Some(&above) => effect.drop.push(above),
+            Cover::Emptied(_) => {}
         }
     }
     for (pointer, leaf) in new {
@@ -71,6 +71,32 @@ fn put(seen: Option<&Object>, value: &Object) -> Effect {
         }
     }
     effect
+}
+
+/// What becomes of an old leaf in a new value.
+enum Cover {
+    /// Something stands there, below it, or, as a value of its own, above it: a set says the rest.
+    Stays,
+    Gone,
+    /// An empty object stands above it.
+    Emptied(Pointer),
+}
+
+fn covering(value: &Object, pointer: &Pointer) -> Cover {
+    let mut object = value;
+    let mut here = Pointer::root();
+    let mut names = pointer.names().peekable();
+    while let Some(name) = names.next() {
+        here = here.child(&name);
+        match object.get(&name) {
+            None => return Cover::Gone,
+            Some(_) if names.peek().is_none() => return Cover::Stays,
+            Some(Value::Object(inner)) if inner.is_empty() => return Cover::Emptied(here),
+            Some(Value::Object(inner)) => object = inner,
+            Some(_) => return Cover::Stays,
+        }
+    }
+    Cover::Stays
 }
 
 /// Null drops the field; anything else that is no object with members is set.

@@ -17,12 +17,15 @@ impl Pointer {
         let mut escape = false;
         for char in text.chars() {
             if escape && !matches!(char, '0' | '1') {
-                return Err(format!("in a pointer '~' stands only as ~0 or ~1: {text:?}"));
+                return Err(format!("in a pointer '~' stands only as ~0 or ~1: {:?}", text.chars().take(80).collect::<String>()));
             }
             escape = char == '~';
         }
         if escape || !(text.is_empty() || text.starts_with('/')) {
-            return Err(format!("a pointer is \"\" or begins with '/', as RFC 6901 has it, not {text:?}"));
+            return Err(format!(
+                "a pointer is \"\" or begins with '/', as RFC 6901 has it, not {:?}",
+                text.chars().take(80).collect::<String>()
+            ));
         }
         Ok(Self(text.to_owned()))
     }

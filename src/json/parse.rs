@@ -176,6 +176,7 @@ impl Parser<'_> {
         }
         self.at += 1;
         Ok(Value::Object(Object::from_unsorted(members).unwrap_or_else(|(object, name)| {
+            let name: String = name.chars().take(80).collect();
             self.note(FaultKind::Duplicate, format!("the member {name:?} stands twice in one object"));
             object
         })))
@@ -379,6 +380,12 @@ impl Parser<'_> {
 fn survives(text: &str, number: f64, integer: bool) -> bool {
     if !number.is_finite() {
         return false;
+    }
+    // A whole number stays one however it is written: 5.00 is judged as 5.
+    if let Some((whole, decimals)) = text.split_once('.')
+        && decimals.bytes().all(|b| b == b'0')
+    {
+        return survives(whole, number, true);
     }
     if !integer {
         let mantissa = text.split(['e', 'E']).next().unwrap_or(text);

@@ -6,6 +6,7 @@
 use super::leaf::{join_members, plus};
 use crate::journal::{Effect, Pointer};
 use crate::json::{Object, Value};
+use std::collections::HashSet;
 
 /// The op does not fit the body: only the whole fold can tell what becomes of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,7 +37,8 @@ pub fn apply(body: &mut Option<Object>, effect: &Effect) -> Result<(), NotSimple
 }
 
 fn parts(body: &mut Object, effect: &Effect) -> Result<(), NotSimple> {
-    for pointer in &effect.drop {
+    // From the back, where members leave a sorted object without moving the rest.
+    for pointer in effect.drop.iter().rev() {
         drop_at(body, pointer);
     }
     for (pointer, value) in &effect.set {
@@ -50,7 +52,7 @@ fn parts(body: &mut Object, effect: &Effect) -> Result<(), NotSimple> {
     }
     for (pointer, members) in &effect.add {
         match leaf_at(body, pointer, || Value::Array(Vec::new()))? {
-            Value::Array(array) => join_members(array, members, &[]),
+            Value::Array(array) => join_members(array, members, &HashSet::new()),
             _ => return Err(NotSimple),
         }
     }
@@ -59,7 +61,8 @@ fn parts(body: &mut Object, effect: &Effect) -> Result<(), NotSimple> {
             return Err(NotSimple); // its own add is nothing it had seen
         }
         if let Some(Value::Array(array)) = get_mut(body, pointer) {
-            array.retain(|member| !members.contains(member));
+            let gone: HashSet<String> = members.iter().map(Value::canonical).collect();
+            array.retain(|member| !gone.contains(&member.canonical()));
         }
     }
     Ok(())

@@ -139,8 +139,9 @@ impl Folded {
         let events = &self.whole.as_ref().ok_or(NeedsHistory)?.events;
         let seen: HashSet<(Uuid, [u8; 32])> =
             events.iter().filter(|event| author_had_seen(author, event)).map(|event| (event.id, event.sent)).collect();
-        let fold = Fold::of(events.iter().filter(|event| seen.contains(&(event.id, event.sent))));
-        Ok((fold.body(), fold.is_deleted()))
+        let body = Fold::of(events.iter().filter(|event| seen.contains(&(event.id, event.sent)))).body();
+        let deleted = body.is_none() && !seen.is_empty();
+        Ok((body, deleted))
     }
 
     /// Whether anything here is by another client and unseen. `None` where only the events can tell.

@@ -10,7 +10,7 @@ use crate::clock::Stamp;
 use crate::id::{Position, Region};
 use crate::journal::{Effect, Event, Pointer};
 use crate::json::{self, Object, Value};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use uuid::Uuid;
 
@@ -115,11 +115,6 @@ impl Fold {
         Some(body)
     }
 
-    /// Whether a delete stands, seen by whoever has seen the document.
-    pub fn is_deleted(&self) -> bool {
-        !self.tombstone.is_empty()
-    }
-
     /// Everything written that is not shown, sorted by id.
     pub fn conflicts(&self) -> Vec<Conflict> {
         let conflict = |op: usize, pointer: &Pointer, reason| {
@@ -139,13 +134,6 @@ impl Fold {
         found.sort_by_cached_key(Conflict::to_string);
         found.dedup();
         found
-    }
-
-    /// Whether the author of `event` had seen every op folded here, its own client's counting as seen.
-    pub fn is_all_known_to(&self, event: &Event) -> bool {
-        self.ops
-            .iter()
-            .all(|op| op.places.iter().any(|(region, position, client)| *client == event.client || event.seen.get(region) >= *position))
     }
 
     fn apply_op(&mut self, op: usize, event: &Event) {
@@ -192,7 +180,7 @@ impl Fold {
                 self.lose(&pointer, event, false);
             }
         }
-        self.leaves.entry(pointer.clone()).or_default().push(Entry { op, what, taken: Vec::new() });
+        self.leaves.entry(pointer.clone()).or_default().push(Entry { op, what, taken: HashSet::new() });
     }
 
     fn drop(&mut self, pointer: &Pointer, event: &Event) {
@@ -220,7 +208,7 @@ impl Fold {
             return;
         }
         self.clear_above(pointer, event);
-        self.leaves.entry(pointer.clone()).or_default().push(Entry { op, what, taken: Vec::new() });
+        self.leaves.entry(pointer.clone()).or_default().push(Entry { op, what, taken: HashSet::new() });
     }
 
     fn remove(&mut self, pointer: &Pointer, members: &[Value], event: &Event) {

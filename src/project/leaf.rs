@@ -2,6 +2,7 @@
 
 use crate::clock::{Millis, Stamp};
 use crate::json::Value;
+use std::collections::HashSet;
 
 /// How standing sets of one leaf that had not seen each other merge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,7 +51,7 @@ pub struct Entry {
     pub op: usize,
     pub what: What,
     /// Members taken out of it, as canonical texts.
-    pub taken: Vec<String>,
+    pub taken: HashSet<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -117,9 +118,11 @@ pub fn plus(number: f64, by: f64) -> f64 {
 }
 
 /// Appends members that are not there yet and were not taken out.
-pub fn join_members(array: &mut Vec<Value>, members: &[Value], taken: &[String]) {
+pub fn join_members(array: &mut Vec<Value>, members: &[Value], taken: &HashSet<String>) {
+    let mut there: HashSet<String> = array.iter().map(Value::canonical).collect();
     for member in members {
-        if !array.contains(member) && (taken.is_empty() || !taken.contains(&member.canonical())) {
+        let text = member.canonical();
+        if !taken.contains(&text) && there.insert(text) {
             array.push(member.clone());
         }
     }
@@ -188,7 +191,7 @@ fn edited_at(entry: &Entry) -> Millis {
     }
 }
 
-fn without_taken(value: &Value, taken: &[String]) -> Value {
+fn without_taken(value: &Value, taken: &HashSet<String>) -> Value {
     match value {
         Value::Array(members) if !taken.is_empty() => {
             Value::Array(members.iter().filter(|member| !taken.contains(&member.canonical())).cloned().collect())

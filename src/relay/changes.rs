@@ -6,7 +6,7 @@ use super::feed::{self, Filter, Page, write_row};
 use super::network::Message;
 use super::send::within;
 use crate::clock::format_time;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::gateway::Database;
 use crate::project::Document;
 use crate::token::Cursor;
@@ -32,10 +32,20 @@ pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
 async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
     let gateway = &relay.gateway;
     let mut heads = database.head.subscribe();
-    let mut cursor = Cursor { vector: gateway.store.progress(database.id, TASK).await?, ..Cursor::default() };
+    let vector = gateway.store.progress(database.id, TASK).await?;
+    // A cursor's stamp is never before what it covers.
+    let mut cursor = Cursor { vector, stamp: database.known().stamp, ..Cursor::default() };
     while relay.holds(database) {
-        heads.mark_unchanged();
-        let page = feed::page(&*gateway.store, database.id, Some(&cursor), &Filter::default(), PAGE_ROWS).await?;
+        let known = heads.borrow_and_update().vector.clone();
+        if cursor.vector.covers(&known) {
+            tokio::select! {
+                _ = heads.changed() => {}
+                () = tokio::time::sleep(relay.poll()) => {}
+            }
+            continue;
+        }
+        let generation = relay.network.generation();
+        let page = feed::page(&*gateway.store, database.id, Some(&cursor), &Filter::default(), PAGE_ROWS, true).await?;
         let mine: Vec<&Document> = page.rows.iter().filter(|row| is_ours(relay, &page, row)).collect();
         for (at, row) in mine.iter().enumerate() {
             // Only the last row of a page moves a reader's cursor.
@@ -45,16 +55,13 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
         }
         if page.cursor.vector != cursor.vector {
             within(relay, relay.network.flush()).await?;
+            if relay.network.generation() != generation {
+                return Err(Error::new(Kind::Unavailable, "the connection was lost while messages were on their way"));
+            }
             // Dead before the progress is kept: the same messages go out again, with the same versions.
             gateway.store.set_progress(database.id, TASK, &page.cursor.vector).await?;
         }
         cursor = page.cursor;
-        if page.pending == 0 {
-            tokio::select! {
-                _ = heads.changed() => {}
-                () = tokio::time::sleep(relay.poll()) => {}
-            }
-        }
     }
     Ok(())
 }
@@ -66,7 +73,7 @@ fn is_ours(relay: &Relay, page: &Page, row: &Document) -> bool {
     let Some(last) = touches().max_by_key(|touch| touch.stamp) else { return false };
     let mut there = last.seen.clone();
     there.raise(&last.region, last.position);
-    touches().any(|touch| touch.region == relay.gateway.region) || there != row.version
+    touches().any(|touch| touch.region == relay.gateway.region) || !there.covers(&row.version)
 }
 
 fn message(relay: &Relay, database: &Database, row: &Document, cursor: &Cursor) -> Message {

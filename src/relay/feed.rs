@@ -14,6 +14,9 @@ use std::collections::{HashMap, VecDeque};
 /// Bodies of one page, bytes; a page ends after the row that passes it.
 const PAGE_BYTES_MAX: usize = 16 << 20;
 
+/// Documents read at once where bodies are large.
+const SLICE_ROWS: usize = 100;
+
 /// Events that one page of a filtered feed looks at, at least.
 const SCAN_ROWS: usize = 2000;
 
@@ -49,7 +52,7 @@ pub struct Page {
 }
 
 /// Reads a page after `since`, or the first of a snapshot.
-pub async fn page(store: &dyn Store, db: DatabaseId, since: Option<&Cursor>, filter: &Filter, limit: usize) -> Result<Page> {
+pub async fn page(store: &dyn Store, db: DatabaseId, since: Option<&Cursor>, filter: &Filter, limit: usize, bodies: bool) -> Result<Page> {
     let (mut view, head) = store.view(db).await?;
     let start = match since {
         None => Cursor { vector: head.vector.clone(), stamp: head.stamp, filtered: false, snapshot: None },
@@ -58,9 +61,9 @@ pub async fn page(store: &dyn Store, db: DatabaseId, since: Option<&Cursor>, fil
     };
     let behind = since.is_some_and(|since| !head.vector.covers(&since.vector));
     let mut page = if since.is_none_or(|since| since.snapshot.is_some()) {
-        snapshot(&mut *view, start, filter, limit, head).await?
+        snapshot(&mut *view, start, filter, limit, bodies, head).await?
     } else {
-        tail(&mut *view, start, filter, limit, head).await?
+        tail(&mut *view, start, filter, limit, bodies, head).await?
     };
     view.close().await;
     page.behind = behind;
@@ -68,14 +71,15 @@ pub async fn page(store: &dyn Store, db: DatabaseId, since: Option<&Cursor>, fil
     Ok(page)
 }
 
-async fn snapshot(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, limit: usize, head: Head) -> Result<Page> {
+async fn snapshot(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, limit: usize, bodies: bool, head: Head) -> Result<Page> {
     let place = cursor.snapshot.take();
     let after = place.as_ref().map(|place| place.after.as_str());
-    let (mut rows, finished) = if filter.docs.is_empty() {
+    let (mut rows, finished, reached) = if filter.docs.is_empty() {
         let rows = view.list(filter.collection.as_deref(), after, Bound { rows: limit + 1, bytes: PAGE_BYTES_MAX }).await?;
         let bytes: usize = rows.iter().filter_map(|row| row.body.as_ref()).map(|body| body.len()).sum();
         let finished = rows.len() <= limit && bytes < PAGE_BYTES_MAX;
-        (rows, finished)
+        let reached = rows[..rows.len().min(limit)].last().map(|last| last.doc.clone());
+        (rows, finished, reached)
     } else {
         let mut docs: Vec<DocId> =
             filter.docs.iter().filter(|doc| filter.takes(doc) && after.is_none_or(|after| doc.as_str() > after)).cloned().collect();
@@ -83,26 +87,27 @@ async fn snapshot(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, limi
         docs.dedup();
         let finished = docs.len() <= limit;
         docs.truncate(limit);
-        let mut rows = view.documents(&docs).await?;
+        let reached = docs.last().cloned();
+        let mut rows = view.documents(&docs, bodies).await?;
         rows.retain(|row| row.body.is_some());
         rows.sort_by(|a, b| a.doc.cmp(&b.doc));
-        (rows, finished)
+        (rows, finished, reached)
     };
     if filter.docs.is_empty() && !finished {
         rows.truncate(limit);
     }
-    let given = place.map_or(0, |place| place.given) + rows.len() as u64;
+    let given = place.map_or(0, |place| place.given).saturating_add(rows.len() as u64);
     let since_begun = head.vector.beyond(&cursor.vector);
     let mut pending = since_begun;
-    if !finished && let Some(last) = rows.last() {
-        cursor.snapshot = Some(SnapshotPlace { after: last.doc.clone(), given });
+    if !finished && let Some(after) = reached {
+        cursor.snapshot = Some(SnapshotPlace { after, given });
         let left = if filter.is_whole() { head.documents.saturating_sub(given) } else { 0 };
         pending = (since_begun + left).max(1);
     }
     Ok(Page { rows, touches: Vec::new(), cursor, pending, behind: false, head })
 }
 
-async fn tail(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, limit: usize, head: Head) -> Result<Page> {
+async fn tail(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, limit: usize, bodies: bool, head: Head) -> Result<Page> {
     let spans: Vec<Span> = head
         .vector
         .iter()
@@ -114,10 +119,17 @@ async fn tail(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, limit: u
     let mut most = limit;
     loop {
         let taken = take(&runs, filter, most, scan);
-        let rows = view.documents(&taken.docs).await?;
-        let bytes: usize = rows.iter().filter_map(|row| row.body.as_ref()).map(|body| body.len()).sum();
+        // In slices, so that documents of the largest size are noticed before all of them are in memory.
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        for slice in taken.docs.chunks(SLICE_ROWS) {
+            rows.extend(view.documents(slice, bodies).await?);
+            bytes = rows.iter().filter_map(|row: &Document| row.body.as_ref()).map(|body| body.len()).sum::<usize>();
+            if bytes > PAGE_BYTES_MAX {
+                break;
+            }
+        }
         if bytes > PAGE_BYTES_MAX && most > 1 {
-            most /= 2;
+            most = (rows.len() / 2).max(1);
             continue;
         }
         let mut by_id: HashMap<&DocId, Document> = HashMap::new();

@@ -79,6 +79,7 @@ async fn reply(relay: &Relay, request: Message) -> Result<()> {
 
 /// Asks a region for events after a position. Empty: it has none. `Unavailable`: no whole answer in time.
 pub async fn request(relay: &Relay, from: &Region, db: &DatabaseName, region: &Region, after: Position) -> Result<Vec<Event>> {
+    let _turn = relay.fetching.acquire().await;
     let away = |what: &str| Error::new(Kind::Unavailable, format!("fetching {db}/{region} from {from}: {what}"));
     let inbox = relay.network.inbox();
     let mut parts = super::send::within(relay, relay.network.subscribe(&inbox, None)).await?;

@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
+/// Failures to fetch in a row that are no fault yet: the other side may just be starting.
+const FAILURES_QUIET: u32 = 5;
+
 /// Events of one commit.
 const APPLY_EVENTS_MAX: usize = 2000;
 
@@ -23,7 +26,7 @@ pub enum Work {
 }
 
 pub async fn run(relay: Arc<Relay>, database: Arc<Database>, region: Region, mut works: mpsc::Receiver<Work>) {
-    let mut follower = Follower { relay, database, region, waiting: Vec::new(), claimed: 0 };
+    let mut follower = Follower { relay, database, region, waiting: Vec::new(), claimed: 0, chunk: APPLY_EVENTS_MAX, failures: 0 };
     while let Some(work) = works.recv().await {
         follower.take(work).await;
     }
@@ -37,6 +40,10 @@ struct Follower {
     waiting: Vec<Event>,
     /// The last claim that was not fulfilled when it came.
     claimed: Position,
+    /// Events of the next commit: halved after one that failed, so that a heavy one gets through at last.
+    chunk: usize,
+    /// Failures since the last success.
+    failures: u32,
 }
 
 impl Follower {
@@ -64,12 +71,19 @@ impl Follower {
         };
         let about = format!("journal {}/{}", self.database.name, self.region);
         match done {
-            Ok(()) => self.relay.gateway.relay.fault(about, None),
-            Err(error) if error.kind == Kind::Unavailable => {
+            Ok(()) => {
+                self.failures = 0;
+                self.relay.gateway.relay.fault(about, None);
+            }
+            Err(error) if matches!(error.kind, Kind::Unavailable | Kind::Conflict) && self.failures < FAILURES_QUIET => {
+                self.failures += 1;
                 tracing::debug!(about, error = %error.chain(), "not followed yet; the next heartbeat tries again");
                 self.claimed = self.claimed.max(self.have() + 1);
             }
-            Err(error) => self.relay.gateway.relay.fault(about, Some(error.chain())),
+            Err(error) => {
+                self.claimed = self.claimed.max(self.have() + 1);
+                self.relay.gateway.relay.fault(about, Some(error.chain()));
+            }
         }
     }
 
@@ -88,9 +102,23 @@ impl Follower {
             self.waiting.clear(); // somebody set this region's journal back: begin at what is here
             return Err(Error::new(Kind::Unavailable, "the run does not follow on what is here"));
         }
-        while let Some(end) = whole(&self.waiting, APPLY_EVENTS_MAX) {
-            let events: Vec<Event> = self.waiting.drain(..end).collect();
-            self.apply(events).await?;
+        while let Some(end) = whole(&self.waiting, self.chunk) {
+            let events = self.waiting[..end].to_vec();
+            match self.apply(events).await {
+                Ok(()) => {
+                    self.waiting.drain(..end);
+                    self.chunk = (self.chunk * 2).min(APPLY_EVENTS_MAX);
+                }
+                // Away, or too much at once: what waits is kept, and less of it is tried.
+                Err(error) if error.kind.policy().retry => {
+                    self.chunk = (self.chunk / 2).max(1);
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Err(error) => {
+                    self.waiting.clear();
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }
@@ -108,16 +136,11 @@ impl Follower {
             tokio::time::sleep(self.relay.poll()).await;
         }
         gateway.relay.fault(&about, None);
-        loop {
-            // Dead here: nothing was kept, or all of it; the next start asks from the position that the head has.
-            match self.database.appender.follow(self.region.clone(), events.clone()).await {
-                Ok(Followed { gap: false, .. }) => return Ok(()),
-                Ok(Followed { gap: true, have }) => {
-                    self.waiting.clear();
-                    return Err(Error::new(Kind::Unavailable, format!("another process moved the journal to {have}")));
-                }
-                Err(error) if error.kind.policy().retry => tokio::time::sleep(Duration::from_millis(200)).await,
-                Err(error) => return Err(error),
+        // Dead here: nothing was kept, or all of it; the next start asks from the position that the head has.
+        match self.database.appender.follow(self.region.clone(), events).await? {
+            Followed { gap: false, .. } => Ok(()),
+            Followed { gap: true, have } => {
+                Err(Error::new(Kind::Conflict, format!("the journal is at {have} here; it is fetched from there")))
             }
         }
     }
@@ -132,7 +155,7 @@ impl Follower {
             let have = self.have();
             let mut holders = gateway.relay.holders(&self.database.name, &self.region, have);
             if !holders.contains(&self.region) {
-                holders.insert(0, self.region.clone());
+                holders.push(self.region.clone());
             }
             let mut last = Error::new(Kind::Unavailable, "nobody has the events");
             for holder in holders {

@@ -15,59 +15,63 @@ const SILENT_AFTER: Duration = Duration::from_secs(5);
 /// Runs taken at once.
 const RUNS_MAX: usize = 64;
 
-/// The journals of silent regions that streams keep, with their last positions.
+/// The journals of silent regions that streams keep, with their last positions; what could be read of them.
 pub async fn journals(relay: &Relay) -> Vec<(DatabaseName, Region, Position)> {
-    if !relay.gateway.config.nats.jetstream {
-        return Vec::new();
+    let mut found = Vec::new();
+    if relay.gateway.config.nats.jetstream {
+        let _ = look(relay, &mut found).await;
     }
-    let found = within(relay, async {
-        let mut found = Vec::new();
-        let prefix = relay.subjects.streams();
-        for stream in relay.network.streams(&prefix).await? {
-            let Ok(region) = Region::new(stream.strip_prefix(&prefix).unwrap_or("")) else { continue };
-            if region == relay.gateway.region || relay.gateway.relay.hears(&region, SILENT_AFTER) {
-                continue;
-            }
-            for subject in relay.network.kept_subjects(&stream).await? {
-                let Some(About::Journal(db, region)) = relay.subjects.parse(&subject) else { continue };
-                if let Some(last) = relay.network.kept_last(&stream, &subject).await?.and_then(|(_, message)| message.number(LAST)) {
-                    found.push((db, region, last));
-                }
+    found
+}
+
+async fn look(relay: &Relay, found: &mut Vec<(DatabaseName, Region, Position)>) -> Result<()> {
+    let network = &relay.network;
+    let prefix = relay.subjects.streams();
+    for stream in within(relay, network.streams(&prefix)).await? {
+        let Ok(region) = Region::new(stream.strip_prefix(&prefix).unwrap_or("")) else { continue };
+        if region == relay.gateway.region || relay.gateway.relay.hears(&region, SILENT_AFTER) {
+            continue;
+        }
+        for subject in within(relay, network.kept_subjects(&stream)).await? {
+            let Some(About::Journal(db, region)) = relay.subjects.parse(&subject) else { continue };
+            let last = within(relay, network.kept_last(&stream, &subject)).await?;
+            if let Some(last) = last.and_then(|(_, message)| message.number(LAST)) {
+                found.push((db, region, last));
             }
         }
-        Ok(found)
-    });
-    found.await.unwrap_or_default()
+    }
+    Ok(())
 }
 
 /// Runs of a journal after a position, in order; empty where the stream has none.
 pub async fn runs(relay: &Relay, db: &DatabaseName, region: &Region, after: Position) -> Vec<Bytes> {
-    if !relay.gateway.config.nats.jetstream {
-        return Vec::new();
+    let mut runs = Vec::new();
+    if relay.gateway.config.nats.jetstream {
+        let _ = read(relay, db, region, after, &mut runs).await;
     }
-    within(relay, read(relay, db, region, after)).await.unwrap_or_default()
+    runs
 }
 
-async fn read(relay: &Relay, db: &DatabaseName, region: &Region, after: Position) -> Result<Vec<Bytes>> {
+async fn read(relay: &Relay, db: &DatabaseName, region: &Region, after: Position, runs: &mut Vec<Bytes>) -> Result<()> {
     let (stream, subject) = (relay.subjects.stream(region), relay.subjects.journal(db, region));
-    let Some((newest, _)) = relay.network.kept_last(&stream, &subject).await? else { return Ok(Vec::new()) };
+    let at = |sequence| within(relay, relay.network.kept_next(&stream, &subject, sequence));
+    let Some((newest, _)) = within(relay, relay.network.kept_last(&stream, &subject)).await? else { return Ok(()) };
     // The first run that ends beyond `after`: last positions rise with sequences.
     let (mut low, mut high) = (1, newest);
     while low < high {
         let middle = low + (high - low) / 2;
-        match relay.network.kept_next(&stream, &subject, middle).await? {
-            Some((at, message)) if message.number(LAST).unwrap_or(0) <= after => low = at + 1,
+        match at(middle).await? {
+            Some((found, message)) if message.number(LAST).unwrap_or(0) <= after => low = found + 1,
             _ => high = middle,
         }
     }
-    let mut runs = Vec::new();
     while runs.len() < RUNS_MAX
         && low <= newest
-        && let Some((at, message)) = relay.network.kept_next(&stream, &subject, low).await?
+        && let Some((found, message)) = at(low).await?
     {
         runs.push(message.payload);
-        low = at + 1;
+        relay.gateway.metrics.count("run_from_stream");
+        low = found + 1;
     }
-    relay.gateway.metrics.count("run_from_stream");
-    Ok(runs)
+    Ok(())
 }

@@ -32,7 +32,7 @@ use crate::store::DatabaseId;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 /// What every task of the relay works with.
@@ -44,7 +44,12 @@ pub struct Relay {
     pub holder: Uuid,
     /// Databases whose relay this process holds.
     pub leased: watch::Sender<HashSet<DatabaseId>>,
+    /// Fetches that this process has under way at once: a region that joins with many databases asks in turn.
+    pub fetching: Semaphore,
 }
+
+/// How many those are.
+const FETCHES_MAX: usize = 3;
 
 impl Relay {
     /// Starts every task.
@@ -53,6 +58,7 @@ impl Relay {
             subjects: Subjects::new(&gateway.config.nats.prefix),
             holder: gateway.random.uuid(),
             leased: watch::Sender::new(HashSet::new()),
+            fetching: Semaphore::new(FETCHES_MAX),
             gateway: gateway.clone(),
             network,
         });

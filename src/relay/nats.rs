@@ -8,10 +8,14 @@ use async_nats::{Client, ConnectOptions, Event, HeaderMap, connection::State};
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// Messages handed over that wait for the socket; further publishes wait.
+const CLIENT_MESSAGES: usize = 128;
 
 /// Messages a subscription holds before it drops some.
 const SUBSCRIPTION_MESSAGES: usize = 256;
@@ -35,6 +39,7 @@ impl Nats {
             .request_timeout(Some(patience))
             .ping_interval(Duration::from_secs(5))
             .subscription_capacity(SUBSCRIPTION_MESSAGES)
+            .client_capacity(CLIENT_MESSAGES)
             .reconnect_delay_callback(|attempt| Duration::from_millis((50 << attempt.min(5)).min(1000)))
             .event_callback(|event| async move {
                 match event {
@@ -126,8 +131,16 @@ impl Network for Nats {
         sent.map_err(|error| away("publishing", error))
     }
 
+    /// A round trip: the client's own flush only says that the socket took it.
     async fn flush(&self) -> Result<()> {
-        self.client.flush().await.map_err(|error| away("flushing", error))
+        let inbox = self.client.new_inbox();
+        let mut echo = self.client.subscribe(inbox.clone()).await.map_err(|error| away("flushing", error))?;
+        self.client.publish(inbox, Bytes::new()).await.map_err(|error| away("flushing", error))?;
+        echo.next().await.map(|_| ()).ok_or_else(|| Error::new(Kind::Unavailable, "the connection ended"))
+    }
+
+    fn generation(&self) -> u64 {
+        self.client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     async fn subscribe(&self, subject: &str, group: Option<&str>) -> Result<Subscription> {

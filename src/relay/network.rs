@@ -45,8 +45,11 @@ pub trait Network: Send + Sync + 'static {
     /// Hands a message over. It may be lost, and this may wait where the network is stuck: callers bound it in time.
     async fn publish(&self, message: Message) -> Result<()>;
 
-    /// Everything handed over before has reached the server.
+    /// Everything handed over before has reached the server, unless the connection was a new one meanwhile.
     async fn flush(&self) -> Result<()>;
+
+    /// Which connection it is: another number means that what was on its way on the last one may be lost.
+    fn generation(&self) -> u64;
 
     /// Messages of a subject, shared with others of the same group where one is given.
     async fn subscribe(&self, subject: &str, group: Option<&str>) -> Result<Subscription>;

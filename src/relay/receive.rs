@@ -31,21 +31,41 @@ async fn listen(relay: &Arc<Relay>, followers: &mut Followers) -> crate::error::
     let mut journals = relay.network.subscribe(&relay.subjects.journals(), None).await?;
     let mut heartbeats = relay.network.subscribe(&relay.subjects.heartbeats(), None).await?;
     let mut commits = relay.network.subscribe(&relay.subjects.commit(&relay.gateway.region), None).await?;
-    let mut look = tokio::time::interval(KEPT_EVERY);
+    // Streams are looked through in a task of their own: that may take long, and nothing here may wait for it.
+    let (found, mut kept) = mpsc::channel(64);
+    let looking = tokio::spawn(look_through(relay.clone(), found));
+    let _stop = AbortOnDrop(looking);
     loop {
         let message = tokio::select! {
             message = next(&mut heartbeats) => message,
             message = next(&mut commits) => message,
             message = next(&mut journals) => message,
-            _ = look.tick() => {
-                for (db, region, upto) in kept::journals(relay).await {
-                    claim(relay, followers, &db, &region, upto).await;
-                }
+            Some((db, region, upto)) = kept.recv() => {
+                claim(relay, followers, &db, &region, upto).await;
                 continue;
             }
         };
         let Some(message) = message else { return Ok(()) };
         take(relay, followers, message).await;
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn look_through(relay: Arc<Relay>, found: mpsc::Sender<(DatabaseName, Region, u64)>) {
+    loop {
+        for journal in kept::journals(&relay).await {
+            if found.send(journal).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(KEPT_EVERY).await;
     }
 }
 
@@ -57,8 +77,14 @@ async fn take(relay: &Arc<Relay>, followers: &mut Followers, message: Message) {
     let gateway = &relay.gateway;
     match relay.subjects.parse(&message.subject) {
         // Another process of this region sent or committed: its news is in our own store.
+        Some(About::Commit(_)) if message.payload == relay.holder.to_string() => {}
         Some(About::Commit(_)) => gateway.look.notify_one(),
-        Some(About::Journal(_, region)) if region == gateway.region => gateway.look.notify_one(),
+        Some(About::Journal(db, region)) if region == gateway.region => {
+            let ours = gateway.databases().iter().any(|database| database.name == db && relay.holds(database));
+            if !ours {
+                gateway.look.notify_one();
+            }
+        }
         Some(About::Journal(db, region)) => {
             let (Some(first), Some(last)) = (message.number(FIRST), message.number(LAST)) else { return };
             gateway.metrics.count("run_received");
@@ -71,6 +97,10 @@ async fn take(relay: &Arc<Relay>, followers: &mut Followers, message: Message) {
                 // A region that hears of a database makes it and follows, also an empty one.
                 let Some(database) = database(relay, &held.db).await else { continue };
                 let own = held.vector.get(&gateway.region);
+                if own > database.known().vector.get(&gateway.region) {
+                    // Another process of this region may have committed a moment ago.
+                    let _ = gateway.covers(&database, &held.vector, Duration::ZERO).await;
+                }
                 let fault = (own > database.known().vector.get(&gateway.region))
                     .then(|| format!("{region} holds {}:{own} and we do not: was this region's Postgres set back?", gateway.region));
                 gateway.relay.fault(format!("own journal of {}", held.db), fault);

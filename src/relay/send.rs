@@ -22,7 +22,7 @@ pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
         relay.until_held(&database).await;
         let sent = send_all(&relay, &database, &mut heads).await;
         if let Err(error) = sent {
-            tracing::debug!(db = %database.name, error = %error.chain(), "a run was not sent; it is tried again");
+            relay.gateway.relay.fault(about(&database), Some(error.chain()));
             relay.gateway.metrics.count("send_failed");
             tokio::time::sleep(relay.poll()).await;
         }
@@ -53,10 +53,15 @@ async fn send_all(relay: &Relay, database: &Database, heads: &mut tokio::sync::w
             publish(relay, database, run).await?;
         }
         // Dead before the progress is kept: the runs are sent again; receivers and the stream drop them by position.
+        gateway.relay.fault(about(database), None);
         sent = *last;
         gateway.store.set_progress(database.id, TASK, &Vector::from_iter([(own.clone(), sent)])).await?;
     }
     Ok(())
+}
+
+fn about(database: &Database) -> String {
+    format!("sending {}", database.name)
 }
 
 async fn publish(relay: &Relay, database: &Database, run: Run) -> Result<()> {
@@ -81,11 +86,13 @@ async fn publish(relay: &Relay, database: &Database, run: Run) -> Result<()> {
             Err(error) => gateway.relay.fault("stream", Some(error.chain())),
         }
     }
+    let generation = relay.network.generation();
     within(relay, async {
         relay.network.publish(message).await?;
         relay.network.flush().await
     })
-    .await
+    .await?;
+    if relay.network.generation() == generation { Ok(()) } else { Err(Error::new(Kind::Unavailable, "the connection was lost on the way")) }
 }
 
 /// Bounds a call on the network in time: a client whose server is frozen waits for ever.

@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+/// A peer not heard for this long is asked last.
+const SILENT_AFTER: Duration = Duration::from_secs(5);
+
 #[derive(Default)]
 pub struct Status {
     network: OnceLock<Arc<dyn Network>>,
@@ -66,7 +69,8 @@ impl Status {
         let known = self.known();
         let holds = |peer: &Peer| peer.dbs.get(db).is_some_and(|vector| vector.get(journal) > beyond);
         let mut regions: Vec<Region> = known.peers.iter().filter(|(_, peer)| holds(peer)).map(|(region, _)| region.clone()).collect();
-        regions.sort_by_key(|region| region != journal);
+        // Its own region first, and those that fell silent last.
+        regions.sort_by_key(|region| (known.peers[region].heard.elapsed() > SILENT_AFTER, region != journal));
         regions
     }
 

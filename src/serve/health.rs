@@ -8,6 +8,9 @@ use axum::response::{IntoResponse, Response};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// Jobs that wait this long without any being done mean that nothing moves.
+const STUCK_AFTER: Duration = Duration::from_secs(20);
+
 /// The process runs.
 pub async fn live() -> &'static str {
     "ok\n"
@@ -22,7 +25,10 @@ pub async fn ready(State(context): State<Context>) -> Response {
     } else {
         let checked = tokio::time::timeout(Duration::from_secs(3), gateway.store.check()).await;
         match checked {
-            Ok(Ok(())) => None,
+            Ok(Ok(())) => {
+                let stuck = gateway.databases().into_iter().find(|database| database.appender.queue().stuck_for() > STUCK_AFTER);
+                stuck.map(|database| format!("the appender of {} does not move", database.name))
+            }
             Ok(Err(error)) => Some(error.doing),
             Err(_) => Some("Postgres does not answer".into()),
         }

@@ -5,6 +5,7 @@ mod health;
 mod problem;
 mod request;
 mod routes;
+mod stall;
 
 use crate::error::{Error, Kind, Result};
 use crate::gateway::Gateway;
@@ -13,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use stall::Stalling;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +31,8 @@ pub async fn bind(address: &str) -> Result<TcpListener> {
 }
 
 /// Serves until the gateway drains, then answers what is in flight, for as long as the configuration allows.
-pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
+/// Whether all of it was answered.
+pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) -> bool {
     let http = &gateway.config.http;
     let router = routes::router(gateway.clone());
     let slots = Arc::new(Semaphore::new(http.connections_max));
@@ -49,13 +52,16 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
     let builder = Arc::new(builder);
     let graceful = GracefulShutdown::new();
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { break };
+        let accepted = async {
+            let slot = slots.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+            listener.accept().await.map(|(stream, peer)| (stream, peer, slot))
+        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accepted => accepted,
             () = gateway.lifecycle.reached(Phase::Draining) => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, slot) = match accepted {
+            Ok((stream, _, slot)) => (stream, slot),
             Err(error) => {
                 // Out of descriptors, most likely: wait for some to come back rather than spin.
                 tracing::warn!(%error, "a connection was not accepted");
@@ -65,18 +71,25 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
         };
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
+        let (builder, watcher) = (builder.clone(), graceful.watcher());
+        let (silence, stall) =
+            (Duration::from_millis(http.headers_ms_max), Duration::from_millis(gateway.config.limits.subscriber_stall_ms_max));
         tokio::spawn(async move {
-            let _ = connection.await; // what a client breaks off is no fault of ours
-            drop(slot);
+            let _slot = slot;
+            if stall::speaks(&stream, silence).await {
+                let io = TokioIo::new(Stalling::new(stream, stall));
+                let connection = builder.serve_connection(io, service).into_owned();
+                let _ = watcher.watch(connection).await; // what a client breaks off is no fault of ours
+            }
         });
     }
     drop(listener);
     let drain = Duration::from_millis(gateway.config.http.drain_ms_max);
-    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+    let clean = tokio::time::timeout(drain, graceful.shutdown()).await.is_ok();
+    if !clean {
         tracing::warn!(?drain, "requests were still in flight after the drain; they are cut off");
     }
+    clean
 }
 
 /// Where a listener listens.

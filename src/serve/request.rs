@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bodies larger than this are inflated off the event loop.
-const INLINE_BYTES_MAX: usize = 64 << 10;
+/// Bodies are inflated in steps of this many bytes.
+const INFLATE_STEP: u64 = 256 << 10;
 
 /// A zstd window larger than this (log 2) is refused: it would have to be held in memory.
 const ZSTD_WINDOW_LOG_MAX: u32 = 24;
@@ -25,14 +25,36 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 24;
 /// A body and its share of the process' memory for bodies.
 pub struct Held {
     pub bytes: Bytes,
-    _share: Vec<OwnedSemaphorePermit>,
+    /// Given back when the request ends.
+    #[allow(dead_code)]
+    share: Share,
+}
+
+/// Permits of the bodies' semaphore, a byte each; they grow with what is held.
+struct Share {
+    bodies: Arc<Semaphore>,
+    permits: Option<OwnedSemaphorePermit>,
+}
+
+impl Share {
+    fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
+        let wanted = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let more = self.bodies.clone().try_acquire_many_owned(wanted);
+        let more =
+            more.map_err(|_| Problem::new(ProblemKind::Overloaded, "the bodies of requests in flight fill their limit; try again"))?;
+        match &mut self.permits {
+            Some(permits) => permits.merge(more),
+            permits => *permits = Some(more),
+        }
+        Ok(())
+    }
 }
 
 /// Reads a whole JSON body, inflating it where it is compressed.
 pub async fn body(gateway: &Gateway, bodies: &Arc<Semaphore>, headers: &HeaderMap, body: Body) -> Result<Held, Refusal> {
     let limits = &gateway.config.limits;
     let coding = coding(headers)?;
-    let mut held = Held { bytes: Bytes::new(), _share: Vec::new() };
+    let mut share = Share { bodies: bodies.clone(), permits: None };
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if let Some(length) = declared.filter(|length| *length > limits.body_bytes_max as u64) {
         return Err(too_large("the body", limits.body_bytes_max, length).into());
@@ -46,7 +68,7 @@ pub async fn body(gateway: &Gateway, bodies: &Arc<Semaphore>, headers: &HeaderMa
             if size > limits.body_bytes_max {
                 return Err(too_large("the body", limits.body_bytes_max, size as u64));
             }
-            held._share.push(share(bodies, chunk.len())?);
+            share.grow(chunk.len())?;
             bytes.extend_from_slice(&chunk);
         }
         Ok(bytes.freeze())
@@ -57,30 +79,14 @@ pub async fn body(gateway: &Gateway, bodies: &Arc<Semaphore>, headers: &HeaderMa
             .over(limits.request_ms_max, limits.request_ms_max)
     })??;
     require_json(headers, raw.is_empty())?;
-    held.bytes = match coding {
-        Coding::Identity => raw,
-        coding => {
-            let inflated_max = limits.body_inflated_bytes_max;
-            held._share.push(share(bodies, inflated_max.min(raw.len().saturating_mul(32)))?);
-            let small = raw.len() < INLINE_BYTES_MAX / 32;
-            let work = move || inflate(coding, &raw, inflated_max);
-            let inflated = if small {
-                work()
-            } else {
-                tokio::task::spawn_blocking(work).await.map_err(|_| Problem::new(ProblemKind::Internal, "inflating the body failed"))?
-            }?;
-            inflated.into()
-        }
-    };
-    Ok(held)
-}
-
-fn share(bodies: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-    let wanted = u32::try_from(bytes).unwrap_or(u32::MAX);
-    bodies
-        .clone()
-        .try_acquire_many_owned(wanted)
-        .map_err(|_| Problem::new(ProblemKind::Overloaded, "the bodies of requests in flight fill their limit; try again"))
+    if matches!(coding, Coding::Identity) {
+        return Ok(Held { bytes: raw, share });
+    }
+    let inflated_max = limits.body_inflated_bytes_max;
+    let work = move || inflate(coding, &raw, inflated_max, &mut |more| share.grow(more)).map(|inflated| (inflated, share));
+    let (inflated, share) =
+        tokio::task::spawn_blocking(work).await.map_err(|_| Problem::new(ProblemKind::Internal, "inflating the body failed"))??;
+    Ok(Held { bytes: inflated.into(), share })
 }
 
 #[derive(Clone, Copy)]
@@ -103,23 +109,36 @@ fn coding(headers: &HeaderMap) -> Result<Coding, Problem> {
     }
 }
 
-fn inflate(coding: Coding, raw: &[u8], inflated_max: usize) -> Result<Vec<u8>, Problem> {
-    let mut out = Vec::new();
-    // One byte more than allowed tells a body that is too large from one that just fits.
-    let most = inflated_max as u64 + 1;
-    let read = match coding {
-        Coding::Identity => return Ok(raw.to_vec()),
-        Coding::Gzip => flate2::read::MultiGzDecoder::new(raw).take(most).read_to_end(&mut out),
-        Coding::Zstd => zstd::stream::read::Decoder::with_buffer(raw).and_then(|mut decoder| {
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-            decoder.take(most).read_to_end(&mut out)
-        }),
+/// Inflates in steps, asking for each whether there is room for it.
+fn inflate(
+    coding: Coding,
+    raw: &[u8],
+    inflated_max: usize,
+    room: &mut dyn FnMut(usize) -> Result<(), Problem>,
+) -> Result<Vec<u8>, Problem> {
+    let broken = |error: std::io::Error| Problem::new(ProblemKind::Invalid, format!("the body cannot be inflated: {error}"));
+    let mut reader: Box<dyn Read + '_> = match coding {
+        Coding::Identity => Box::new(raw),
+        Coding::Gzip => Box::new(flate2::read::MultiGzDecoder::new(raw)),
+        Coding::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(raw).map_err(broken)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(broken)?;
+            Box::new(decoder)
+        }
     };
-    if out.len() > inflated_max {
-        return Err(too_large("the body, inflated,", inflated_max, out.len() as u64));
+    let mut out = Vec::new();
+    loop {
+        let before = out.len();
+        reader.by_ref().take(INFLATE_STEP).read_to_end(&mut out).map_err(broken)?;
+        let more = out.len() - before;
+        if out.len() > inflated_max {
+            return Err(too_large("the body, inflated,", inflated_max, out.len() as u64));
+        }
+        if more == 0 {
+            return Ok(out);
+        }
+        room(more)?;
     }
-    read.map_err(|error| Problem::new(ProblemKind::Invalid, format!("the body cannot be inflated: {error}")))?;
-    Ok(out)
 }
 
 /// Insisting on the type also keeps a web page's plain form from posting here: it cannot send this header unasked.
@@ -293,12 +312,12 @@ mod tests {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         gzip.write_all(&vec![b' '; 1 << 20]).unwrap();
         let bomb = gzip.finish().unwrap();
-        assert_eq!(inflate(Coding::Gzip, &bomb, 1 << 19).unwrap_err().kind, ProblemKind::TooLarge);
-        assert_eq!(inflate(Coding::Gzip, &bomb, 1 << 20).unwrap().len(), 1 << 20);
-        assert_eq!(inflate(Coding::Gzip, &bomb[..bomb.len() - 9], 1 << 20).unwrap_err().kind, ProblemKind::Invalid);
+        assert_eq!(inflate(Coding::Gzip, &bomb, 1 << 19, &mut |_| Ok(())).unwrap_err().kind, ProblemKind::TooLarge);
+        assert_eq!(inflate(Coding::Gzip, &bomb, 1 << 20, &mut |_| Ok(())).unwrap().len(), 1 << 20);
+        assert_eq!(inflate(Coding::Gzip, &bomb[..bomb.len() - 9], 1 << 20, &mut |_| Ok(())).unwrap_err().kind, ProblemKind::Invalid);
         let bomb = zstd::encode_all(&vec![b' '; 1 << 20][..], 19).unwrap();
-        assert_eq!(inflate(Coding::Zstd, &bomb, 1 << 19).unwrap_err().kind, ProblemKind::TooLarge);
-        assert_eq!(inflate(Coding::Zstd, b"no zstd", 100).unwrap_err().kind, ProblemKind::Invalid);
+        assert_eq!(inflate(Coding::Zstd, &bomb, 1 << 19, &mut |_| Ok(())).unwrap_err().kind, ProblemKind::TooLarge);
+        assert_eq!(inflate(Coding::Zstd, b"no zstd", 100, &mut |_| Ok(())).unwrap_err().kind, ProblemKind::Invalid);
     }
 
     #[test]

@@ -58,9 +58,7 @@ impl Audit {
 
     /// A journal, in the order of its positions.
     pub async fn journal(&self, db: DatabaseId, region: &Region) -> Result<Events> {
-        let statement = sql::events_of_a_run();
-        let upto = i64::MAX;
-        self.stream(&statement, &[&db, &region.as_str(), &0i64, &upto, &upto]).await
+        self.stream(&sql::journal(), &[&db, &region.as_str()]).await
     }
 
     /// Op ids that stand more than once in a journal.

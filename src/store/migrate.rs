@@ -55,6 +55,11 @@ pub async fn check(client: &Client) -> Result<()> {
             format!("Postgres runs with fsync = {fsync}: an acknowledged write could be lost; set fsync = on"),
         ));
     }
+    let synchronous = show(client, "synchronous_commit").await?;
+    if synchronous == "off" {
+        let doing = "Postgres runs with synchronous_commit = off for this role: an acknowledged write could be lost; set it to on";
+        return Err(Error::new(Kind::Conflict, doing));
+    }
     match schema(client).await? {
         Some(found) if found == wanted() => Ok(()),
         Some(found) if found > wanted() => Err(too_new(found)),
@@ -108,7 +113,8 @@ async fn grant(client: &Client, role: &str) -> Result<()> {
     let role: String = row.get(0);
     let schema: String = client.query_one("select quote_ident(current_schema())", &[]).await.map_err(fail)?.get(0);
     let grants = format!(
-        "grant usage on schema {schema} to {role};
+        "revoke all on databases, events, heads, documents, leases, progress, refinery_schema_history from {role};
+         grant usage on schema {schema} to {role};
          grant select, insert on databases, events to {role};
          grant select, insert, update on heads, documents, leases, progress to {role};
          grant select on refinery_schema_history to {role}"

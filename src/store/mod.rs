@@ -4,9 +4,12 @@
 //! on this side of the seam, so both run the same logic.
 
 pub mod audit;
+mod columns;
+mod connection;
 pub mod migrate;
 pub mod postgres;
 mod sql;
+mod transaction;
 
 pub use postgres::Postgres;
 
@@ -75,6 +78,22 @@ pub struct Span {
     pub upto: Position,
 }
 
+impl Bound {
+    fn bytes_sql(self) -> i64 {
+        i64::try_from(self.bytes).unwrap_or(i64::MAX)
+    }
+}
+
+/// What an event counts for in a [`Bound`].
+pub fn event_bytes(event: &Event) -> usize {
+    sql::content(event).len() + 512
+}
+
+/// Conflict ids as a JSON array.
+pub fn conflicts_json(ids: &[String]) -> String {
+    crate::json::Value::Array(ids.iter().map(crate::json::Value::text).collect()).canonical()
+}
+
 /// Bounds of a read.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
@@ -133,7 +152,8 @@ pub trait View: Send {
     /// What runs of several journals touched, each run in order, at most `rows` of each.
     async fn touches(&mut self, spans: &[Span], rows: usize) -> Result<Vec<Vec<Touch>>>;
 
-    async fn documents(&mut self, docs: &[DocId]) -> Result<Vec<Document>>;
+    /// Without `bodies` an empty object stands for each that is there.
+    async fn documents(&mut self, docs: &[DocId], bodies: bool) -> Result<Vec<Document>>;
 
     async fn list(&mut self, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>>;
 

@@ -32,8 +32,17 @@ pub const KNOWN: &str =
 
 pub const DOCUMENTS: &str = "select doc, version, stamp, body::text, conflicts::text from documents where database = $1 and doc = any($2)";
 
-pub const LIST: &str = "select doc, version, stamp, body::text, conflicts::text from documents
-    where database = $1 and doc > $2 and doc < $3 and body is not null order by doc limit $4";
+/// Documents without their bodies: an empty object says that one is there.
+pub const DOCUMENTS_BARE: &str =
+    "select doc, version, stamp, case when body is null then null else '{}' end, conflicts::text from documents
+    where database = $1 and doc = any($2)";
+
+/// Reading stops after the row that passes so many bytes: the server counts, so that nothing is sent to be thrown away.
+pub const LIST: &str = "select doc, version, stamp, body, conflicts from (
+        select doc, version, stamp, body::text, conflicts::text,
+            sum(octet_length(body::text)) over (order by doc rows unbounded preceding) - octet_length(body::text) as before
+        from (select * from documents where database = $1 and doc > $2 and doc < $3 and body is not null order by doc limit $4) as page
+    ) as counted where before < $5::int8 order by doc";
 
 const EVENT_COLUMNS: &str = "region, position, stamp, id, doc, kind, client, actor, batch, batch_index, batch_count, atomic, seen, own, edited_at, rules, salt, content";
 
@@ -42,9 +51,8 @@ pub fn events_of_documents() -> String {
 }
 
 pub fn events_of_a_run() -> String {
-    format!(
-        "select {EVENT_COLUMNS} from events where database = $1 and region = $2 and position > $3 and position <= $4 order by position limit $5"
-    )
+    let page = "select * from events where database = $1 and region = $2 and position > $3 and position <= $4 order by position limit $5";
+    bounded(page, "position", "$6")
 }
 
 pub fn events_by_document() -> String {
@@ -52,9 +60,25 @@ pub fn events_by_document() -> String {
 }
 
 pub fn history() -> String {
+    let order = "stamp desc, region desc, position desc";
+    let page = format!(
+        "select * from events where database = $1 and doc = $2 and (stamp, region, position) < ($3, $4, $5) order by {order} limit $6"
+    );
+    bounded(&page, order, "$7")
+}
+
+/// A journal from its beginning to its end.
+pub fn journal() -> String {
+    format!("select {EVENT_COLUMNS} from events where database = $1 and region = $2 order by position")
+}
+
+/// Stops after the event that passes so many bytes, counted where they lie.
+fn bounded(page: &str, order: &str, bytes: &str) -> String {
     format!(
-        "select {EVENT_COLUMNS} from events where database = $1 and doc = $2 and (stamp, region, position) < ($3, $4, $5)
-         order by stamp desc, region desc, position desc limit $6"
+        "select {EVENT_COLUMNS} from (
+            select *, sum(octet_length(content) + 512) over (order by {order} rows unbounded preceding) - octet_length(content) - 512 as before
+            from ({page}) as page
+         ) as counted where before < {bytes}::int8 order by {order}"
     )
 }
 

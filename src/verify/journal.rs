@@ -22,6 +22,7 @@ pub(super) async fn check(
     for region in audit.regions(id).await? {
         let mut events = audit.journal(id, &region).await?;
         let mut last: Option<Event> = None;
+        let mut unreadable = 0;
         loop {
             let (event, line) = match events.next(db).await {
                 Ok(None) => break,
@@ -29,6 +30,7 @@ pub(super) async fn check(
                 Err(error) if error.kind == Kind::Corrupt => {
                     let after = last.as_ref().map_or(0, |last| last.position);
                     report.fault(FaultKind::Bytes, db, format!("{region}, after position {after}: {}", error.chain()));
+                    unreadable += 1;
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -38,7 +40,13 @@ pub(super) async fn check(
             if let Err(why) = Event::parse(&line) {
                 report.fault(FaultKind::Bytes, db, format!("{region}:{}: {why}", event.position));
             }
-            follows(db, last.as_ref(), &event, report);
+            match std::mem::take(&mut unreadable) {
+                0 => follows(db, last.as_ref(), &event, report),
+                rows if last.as_ref().map_or(0, |last| last.position) + rows + 1 != event.position => {
+                    report.fault(FaultKind::Gap, db, format!("{region}:{} stands after {rows} unreadable rows", event.position));
+                }
+                _ => {}
+            }
             vector.raise(&region, event.position);
             latest = latest.max(event.stamp);
             last = Some(event);

@@ -44,6 +44,29 @@ impl User {
     }
 }
 
+/// Waits until a process that an earlier run may have left is gone: first for its guard to end it, then asking it,
+/// then insisting. Only a process whose command line names our own path is taken for ours.
+pub async fn settle(pid: u32, path: &Path, signal: &str) {
+    let path = path.to_string_lossy().into_owned();
+    let ours = || {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command).contains(&path)
+    };
+    for attempt in 0..300 {
+        if !ours() {
+            return;
+        }
+        let send = |signal: &str| drop(Command::new("kill").args(["-s", signal, &pid.to_string()]).output());
+        match attempt {
+            30 => send(signal),
+            200 => send("CONT"),
+            201 => send("KILL"),
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 pub fn is_root() -> bool {
     std::fs::metadata("/proc/self")
         .map(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0)
@@ -93,11 +116,14 @@ impl Guarded {
         format!("{} ended", self.name)
     }
 
-    /// Stops it and waits; the shell of one that does not end in time is killed.
+    /// Stops it and waits; one that does not end in time (frozen, say) is killed with all its group.
     pub async fn stop(mut self) {
         drop(self.pipe.take());
         if tokio::time::timeout(Duration::from_secs(20), self.child.wait()).await.is_err() {
-            let _ = self.child.kill().await;
+            if let Some(group) = self.child.id() {
+                let _ = Command::new("kill").args(["-KILL", "--", &format!("-{group}")]).output();
+            }
+            let _ = self.child.wait().await;
         }
     }
 }

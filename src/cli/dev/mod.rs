@@ -45,7 +45,7 @@ pub struct Arguments {
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     telemetry::init(&Log { level: arguments.log.clone(), format: "text".into() })?;
-    let home = Home::open(&arguments)?;
+    let home = Home::open(&arguments).await?;
     let mut started = Started::default();
     let stop = stop_signal();
     tokio::pin!(stop);
@@ -65,7 +65,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     };
     eprintln!("stopping …");
     started.stop().await;
-    home.close();
+    home.close().await;
     result
 }
 
@@ -164,7 +164,7 @@ struct Home {
 }
 
 impl Home {
-    fn open(arguments: &Arguments) -> Result<Self> {
+    async fn open(arguments: &Arguments) -> Result<Self> {
         let fail = |path: &Path| {
             let doing = format!("making {}", path.display());
             move |error: std::io::Error| Error::because(Kind::Internal, doing, error)
@@ -189,7 +189,8 @@ impl Home {
         let mut path = reachable(&dir)?;
         if arguments.ephemeral {
             path = path.join("ephemeral");
-            // What a killed run left.
+            // What a killed run left, once nothing uses it any more.
+            settle(&path).await;
             if path.exists() {
                 std::fs::remove_dir_all(&path).map_err(fail(&path))?;
             }
@@ -198,11 +199,17 @@ impl Home {
         Ok(Self { path, ephemeral: arguments.ephemeral, _lock: lock })
     }
 
-    fn close(self) {
+    async fn close(self) {
+        // A server that was still starting when we stopped ends by its guard: not before it is gone are we.
+        settle(&self.path).await;
         if self.ephemeral {
             let _ = std::fs::remove_dir_all(&self.path);
         }
     }
+}
+
+async fn settle(path: &Path) {
+    tokio::join!(nats::settle(path), postgres::settle(path));
 }
 
 /// The directory itself, or, where an unprivileged Postgres may not go there (below /root), a stable one that it may.

@@ -50,7 +50,7 @@ impl Nats {
         if let Some(user) = user {
             chown(&store, Some(user.uid), Some(user.gid)).map_err(fail)?;
         }
-        clear_orphan(home).await;
+        settle(home).await;
         let mut last = String::new();
         for _ in 0..5 {
             let port = port.map_or_else(free_port, Ok)?;
@@ -126,21 +126,9 @@ fn pid(home: &Path) -> Option<u32> {
     std::fs::read_to_string(home.join("nats/pid")).ok()?.trim().parse().ok()
 }
 
-/// Stops a server that an earlier run left behind, if the process is that server.
-async fn clear_orphan(home: &Path) {
-    let Some(pid) = pid(home) else { return };
-    let config = home.join("nats.conf");
-    let ours = || {
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&command).contains(&*config.to_string_lossy())
-    };
-    for attempt in 0..40 {
-        if !ours() {
-            return;
-        }
-        if attempt == 20 {
-            let _ = Command::new("kill").arg(pid.to_string()).output();
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+/// Waits for a server of this directory that is still ending; one that an earlier run left behind is asked to.
+pub async fn settle(home: &Path) {
+    if let Some(pid) = pid(home) {
+        super::guard::settle(pid, &home.join("nats.conf"), "TERM").await;
     }
 }

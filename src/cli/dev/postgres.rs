@@ -81,11 +81,14 @@ impl Postgres {
         if !data.join("PG_VERSION").exists() {
             let password = random.uuid().simple().to_string();
             write_secret(&secret, &password)?;
-            initialise(&programs, &data, &secret, user)?;
+            // Made beside its place and moved there whole: one that was cut off half-made is never taken for a cluster.
+            let making = home.join("postgres.new");
+            initialise(&programs, &making, &secret, user)?;
+            std::fs::rename(&making, &data).map_err(|error| Error::because(Kind::Internal, format!("making {}", data.display()), error))?;
         }
         let password = std::fs::read_to_string(&secret)
             .map_err(|error| Error::because(Kind::Missing, format!("reading {}", secret.display()), error))?;
-        clear_orphan(&programs, &data, user).await;
+        settle(home).await;
         let mut last = String::new();
         for _ in 0..5 {
             let port = free_port()?;
@@ -221,20 +224,12 @@ fn initialise(programs: &Path, data: &Path, secret: &Path, user: Option<User>) -
     Err(Error::because(Kind::Internal, "initdb failed", String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
-/// Stops a server that an earlier run left behind: given a moment to end by itself, then asked to.
-async fn clear_orphan(programs: &Path, data: &Path, user: Option<User>) {
-    let file = data.join("postmaster.pid");
-    let pid = || std::fs::read_to_string(&file).ok()?.lines().next()?.trim().parse::<u32>().ok();
-    for _ in 0..40 {
-        if !pid().is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
-            return; // gone, or stale, which Postgres finds out by itself
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let mut command = Command::new(programs.join("pg_ctl"));
-    command.args(["stop", "-s", "-w", "-m", "fast", "-D"]).arg(data).current_dir("/");
-    User::take_on(user, &mut command);
-    let _ = command.output();
+/// Waits for a server of this directory that is still ending; one that an earlier run left behind is asked to.
+pub async fn settle(home: &Path) {
+    let data = home.join("postgres");
+    let pid = || std::fs::read_to_string(data.join("postmaster.pid")).ok()?.lines().next()?.trim().parse::<u32>().ok();
+    let Some(pid) = pid() else { return };
+    super::guard::settle(pid, &data, "INT").await;
 }
 
 pub(super) fn write_secret(path: &Path, secret: &str) -> Result<()> {

@@ -9,6 +9,7 @@ use crate::relay::feed::{self, Filter, Page, write_row, write_vector};
 use crate::serve::problem::{Answer, Refusal};
 use crate::serve::request::{self, Query};
 use crate::serve::routes::{Context, json};
+use crate::store::Head;
 use crate::token::Cursor;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -19,7 +20,7 @@ use futures_util::stream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 const LIMIT_MAX: u64 = 1000;
 
@@ -53,7 +54,7 @@ async fn answer(context: &Context, db: &str, uri: &Uri, headers: &HeaderMap) -> 
     wait.await?;
     match kind.as_deref() {
         None | Some("page") => {
-            let page = feed::page(&*gateway.store, database.id, since.as_ref(), &filter, limit).await?;
+            let page = feed::page(&*gateway.store, database.id, since.as_ref(), &filter, limit, body).await?;
             Ok(json(write_page(&database, &page, body)))
         }
         Some("sse") => subscribe(context, Subscription { gateway: gateway.clone(), database, since, filter, limit, body }),
@@ -167,8 +168,12 @@ impl Subscription {
     async fn run(mut self, parts: mpsc::Sender<Bytes>) -> Result<(), Ended> {
         let mut heads = self.database.head.subscribe();
         loop {
-            heads.mark_unchanged();
-            let page = feed::page(&*self.gateway.store, self.database.id, self.since.as_ref(), &self.filter, self.limit).await;
+            let known = heads.borrow_and_update().vector.clone();
+            if self.since.as_ref().is_some_and(|since| since.snapshot.is_none() && since.vector == known) {
+                self.wait(&mut heads, &parts).await?;
+                continue;
+            }
+            let page = feed::page(&*self.gateway.store, self.database.id, self.since.as_ref(), &self.filter, self.limit, self.body).await;
             let page = match page {
                 Ok(page) => page,
                 Err(error) => {
@@ -188,12 +193,19 @@ impl Subscription {
             let pending = page.pending;
             self.since = Some(page.cursor);
             if pending == 0 || !moved {
-                tokio::select! {
-                    changed = heads.changed() => changed.map_err(|_| Ended)?,
-                    () = tokio::time::sleep(HEARTBEAT) => self.send(&parts, self.heartbeat()).await?,
-                    () = self.gateway.lifecycle.reached(Phase::Draining) => return Err(Ended),
-                    () = parts.closed() => return Err(Ended),
-                }
+                self.wait(&mut heads, &parts).await?;
+            }
+        }
+    }
+
+    /// Waits for a commit; says so now and then.
+    async fn wait(&self, heads: &mut watch::Receiver<Head>, parts: &mpsc::Sender<Bytes>) -> Result<(), Ended> {
+        loop {
+            tokio::select! {
+                changed = heads.changed() => return changed.map_err(|_| Ended),
+                () = tokio::time::sleep(HEARTBEAT) => self.send(parts, self.heartbeat()).await?,
+                () = self.gateway.lifecycle.reached(Phase::Draining) => return Err(Ended),
+                () = parts.closed() => return Err(Ended),
             }
         }
     }
@@ -231,9 +243,10 @@ impl Subscription {
 
     async fn send(&self, parts: &mpsc::Sender<Bytes>, part: String) -> Result<(), Ended> {
         let stall = Duration::from_millis(self.gateway.config.limits.subscriber_stall_ms_max);
-        match tokio::time::timeout(stall, parts.send(part.into())).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(Ended),
+        tokio::select! {
+            sent = parts.send(part.into()) => sent.map_err(|_| Ended),
+            () = tokio::time::sleep(stall) => Err(Ended),
+            () = self.gateway.lifecycle.reached(Phase::Draining) => Err(Ended),
         }
     }
 }

@@ -8,8 +8,7 @@ use crate::project::Document;
 use crate::serve::problem::{Refusal, respond};
 use crate::serve::request::{self, Query};
 use crate::serve::routes::{Context, json};
-use crate::store::Bound;
-use crate::store::postgres::conflicts_json;
+use crate::store::{Bound, conflicts_json};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -18,6 +17,9 @@ use std::collections::HashMap;
 
 /// Most documents one call reads.
 const LIMIT_MAX: u64 = 1000;
+
+/// Bodies of one call, bytes.
+const READ_BYTES_MAX: usize = 64 << 20;
 
 /// Bodies of one list, bytes.
 const LIST_BYTES_MAX: usize = 16 << 20;
@@ -61,8 +63,20 @@ pub async fn read_many(State(context): State<Context>, Path(db): Path<String>, u
         query.end()?;
         let held = request::body(&context.gateway, &context.bodies, &headers, body).await?;
         let asked = read_ids(&held.bytes)?;
-        let docs: Vec<DocId> = asked.iter().filter_map(|text| DocId::new(text).ok()).collect();
-        let found = context.gateway.store.documents(database.id, &docs).await?;
+        let mut docs: Vec<DocId> = asked.iter().filter_map(|text| DocId::new(text).ok()).collect();
+        docs.sort();
+        docs.dedup();
+        let mut found: Vec<Document> = Vec::new();
+        // In slices: what is too much is noticed before all of it is in memory. One call may so see two moments; each
+        // document is whole.
+        for slice in docs.chunks(100) {
+            found.extend(context.gateway.store.documents(database.id, slice).await?);
+            let bytes: usize = found.iter().filter_map(|document| document.body.as_ref()).map(|body| body.len()).sum();
+            if bytes > READ_BYTES_MAX {
+                let detail = format!("these documents have more than {READ_BYTES_MAX} bytes; ask for fewer at once");
+                return Err(Problem::new(ProblemKind::TooLarge, detail).over(READ_BYTES_MAX as u64, bytes as u64).into());
+            }
+        }
         let found: HashMap<&str, &Document> = found.iter().map(|document| (document.doc.as_str(), document)).collect();
         let mut out = String::from("{\"docs\":[");
         for (at, text) in asked.iter().enumerate() {
@@ -96,7 +110,14 @@ struct Asked {
     docs: Vec<String>,
 }
 
+/// Longest body of ids: so many of the longest, each character escaped.
+const ASKED_BYTES_MAX: usize = LIMIT_MAX as usize * 6 * 512;
+
 fn read_ids(body: &[u8]) -> Result<Vec<String>, Refusal> {
+    if body.len() > ASKED_BYTES_MAX {
+        let detail = format!("the ids of {LIMIT_MAX} documents have at most {ASKED_BYTES_MAX} bytes");
+        return Err(Problem::new(ProblemKind::TooLarge, detail).over(ASKED_BYTES_MAX as u64, body.len() as u64).into());
+    }
     let asked: Asked = serde_json::from_slice(body).map_err(|error| {
         let kind = if error.is_data() { ProblemKind::Invalid } else { ProblemKind::Json };
         Problem::new(kind, error.to_string())
@@ -121,6 +142,9 @@ pub async fn list(State(context): State<Context>, Path(db): Path<String>, uri: U
         query.end()?;
         if let Some(collection) = collection.as_deref().filter(|collection| !collection_is_valid(collection)) {
             return Err(Problem::new(ProblemKind::Invalid, format!("{collection:?} is no collection's name")).at("collection").into());
+        }
+        if after.as_deref().is_some_and(|after| after.chars().any(char::is_control)) {
+            return Err(Problem::new(ProblemKind::Invalid, "after is a document id").at("after").into());
         }
         let bound = Bound { rows: limit + 1, bytes: LIST_BYTES_MAX };
         let mut documents = context.gateway.store.list(database.id, collection.as_deref(), after.as_deref(), bound).await?;

@@ -5,7 +5,7 @@ use crate::id::{Region, parse_position};
 use crate::problem::{Problem, ProblemKind};
 use crate::serve::request::{self, Query};
 use crate::serve::routes::{Context, json};
-use crate::store::Bound;
+use crate::store::{Bound, event_bytes};
 use axum::extract::{Path, State};
 use axum::http::Uri;
 use axum::response::Response;
@@ -40,7 +40,7 @@ pub async fn read(State(context): State<Context>, Path((db, _)): Path<(String, S
         let mut last = None;
         for (at, event) in events.iter().enumerate() {
             let line = event.line(&database.name);
-            bytes += line.len();
+            bytes += event_bytes(event);
             if at > 0 {
                 out.push(',');
             }

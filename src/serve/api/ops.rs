@@ -7,12 +7,17 @@ use crate::serve::problem::Refusal;
 use crate::serve::request::{self, Query};
 use crate::serve::routes::{Context, json};
 use crate::telemetry::ByVerdict;
-use crate::vector::Vector;
+use crate::vector::{REGIONS_MAX, Vector};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
+use bytes::Bytes;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Bodies larger than this are read off the event loop.
+const INLINE_BYTES_MAX: usize = 256 << 10;
 
 pub async fn append(State(context): State<Context>, Path(db): Path<String>, uri: Uri, headers: HeaderMap, body: Body) -> Response {
     let answer = async {
@@ -20,9 +25,8 @@ pub async fn append(State(context): State<Context>, Path(db): Path<String>, uri:
         let gateway = &context.gateway;
         let database = request::database(gateway, &db).await?;
         let held = request::body(gateway, &context.bodies, &headers, body).await?;
-        let limits = gateway.config.ingest();
-        let batch = request::reader(gateway, &database, &limits).read(&held.bytes)?;
-        drop(held);
+        let batch = read(&context, &database, held.bytes.clone()).await?;
+        // `held` keeps its share of the memory for bodies until this request is answered.
         wait_for_what_was_seen(&context, &database, &batch).await?;
         let limit = Duration::from_millis(gateway.config.limits.request_ms_max);
         let appended = tokio::time::timeout(limit, database.appender.append(batch)).await;
@@ -33,9 +37,23 @@ pub async fn append(State(context): State<Context>, Path(db): Path<String>, uri:
             )
         })??;
         count(&context, &outcome);
+        drop(held);
         Ok(json(outcome.json(&database.name)))
     };
     context.finish(answer.await)
+}
+
+/// Reads the batch; a large one off the event loop, where it would hold up everybody else.
+async fn read(context: &Context, database: &Arc<Database>, bytes: Bytes) -> Result<Checked, Refusal> {
+    let (gateway, database) = (context.gateway.clone(), database.clone());
+    let large = bytes.len() > INLINE_BYTES_MAX;
+    let work = move || request::reader(&gateway, &database, &gateway.config.ingest()).read(&bytes);
+    let batch = if large {
+        tokio::task::spawn_blocking(work).await.map_err(|_| Problem::new(ProblemKind::Internal, "reading the batch failed"))?
+    } else {
+        work()
+    };
+    Ok(batch?)
 }
 
 /// A region that is behind what the author had seen waits for it as long as the batch allows; after that the batch goes
@@ -44,7 +62,12 @@ async fn wait_for_what_was_seen(context: &Context, database: &Database, batch: &
     let mut seen = Vector::new();
     batch.session.iter().for_each(|session| seen.join(&session.vector));
     batch.cursor.iter().for_each(|cursor| seen.join(&cursor.vector));
-    batch.ops.iter().flatten().filter_map(|op| op.base.as_ref()).for_each(|base| seen.join(base));
+    for base in batch.ops.iter().flatten().filter_map(|op| op.base.as_ref()) {
+        seen.join(base);
+        if seen.len() > 2 * REGIONS_MAX {
+            return Err(Problem::new(ProblemKind::Invalid, format!("the bases name more than {REGIONS_MAX} regions")).at("/ops").into());
+        }
+    }
     if batch.wait_ms > 0 && !seen.is_empty() {
         context.gateway.covers(database, &seen, Duration::from_millis(batch.wait_ms)).await?;
     }

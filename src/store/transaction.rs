@@ -1,0 +1,186 @@
+//! The two things that need several statements to belong together: the commit under the head's lock, and a view.
+
+use super::columns::{DocumentColumns, EventColumns};
+use super::connection::{Connection, describe, failed};
+use super::{Bound, DatabaseId, Head, Loaded, Locked, Span, Touch, View, postgres, sql};
+use crate::error::{Error, Kind, Result};
+use crate::id::DocId;
+use crate::journal::Event;
+use crate::project::Document;
+use async_trait::async_trait;
+use std::time::Duration;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+pub struct Transaction {
+    connection: Connection,
+    db: DatabaseId,
+    timeout: Duration,
+}
+
+impl Transaction {
+    /// Locks the head, and reads what a commit needs after the lock is held, in one round trip.
+    pub async fn lock(
+        connection: Connection,
+        db: DatabaseId,
+        timeout: Duration,
+        begin: &str,
+        ids: &[Uuid],
+        docs: &[DocId],
+    ) -> Result<(Self, Loaded)> {
+        connection.set_clean(false);
+        let docs: Vec<&str> = docs.iter().map(DocId::as_str).collect();
+        let client = connection.client();
+        let (head, known, documents) = connection
+            .bounded("locking the head", async {
+                let (head, known, documents) = tokio::try_join!(
+                    client.prepare_cached(sql::HEAD_LOCK),
+                    client.prepare_cached(sql::KNOWN),
+                    client.prepare_cached(sql::DOCUMENTS)
+                )?;
+                let head_params: [&(dyn ToSql + Sync); 1] = [&db];
+                let known_params: [&(dyn ToSql + Sync); 2] = [&db, &ids];
+                let documents_params: [&(dyn ToSql + Sync); 2] = [&db, &docs];
+                // The server runs them in this order, each with a snapshot of its own, the later ones after the lock.
+                let (begun, head, known, documents) = tokio::join!(
+                    biased;
+                    client.batch_execute(begin),
+                    client.query(&head, &head_params),
+                    client.query(&known, &known_params),
+                    client.query(&documents, &documents_params),
+                );
+                begun?;
+                Ok((head?, known?, documents?))
+            })
+            .await?;
+        let loaded = Loaded {
+            head: sql::head(head.first().ok_or_else(gone)?, 0)?,
+            known: known.iter().map(sql::known).collect::<Result<_>>()?,
+            documents: documents.iter().map(sql::document).collect::<Result<_>>()?,
+        };
+        Ok((Self { connection, db, timeout }, loaded))
+    }
+
+    /// Opens a view in which nothing moves.
+    pub async fn view(connection: Connection, db: DatabaseId, timeout: Duration, begin: &str) -> Result<(Self, Head)> {
+        connection.set_clean(false);
+        let client = connection.client();
+        let rows = connection
+            .bounded("opening a view", async {
+                let head = client.prepare_cached(sql::HEAD).await?;
+                let params: [&(dyn ToSql + Sync); 1] = [&db];
+                let (begun, rows) = tokio::join!(biased; client.batch_execute(begin), client.query(&head, &params));
+                begun?;
+                rows
+            })
+            .await?;
+        let head = sql::head(rows.first().ok_or_else(gone)?, 0)?;
+        Ok((Self { connection, db, timeout }, head))
+    }
+
+    async fn end(self, how: &str) {
+        let ended = self.connection.bounded("ending a transaction", self.connection.client().batch_execute(how)).await;
+        self.connection.set_clean(ended.is_ok());
+    }
+}
+
+fn gone() -> Error {
+    Error::new(Kind::Missing, "the database is gone")
+}
+
+#[async_trait]
+impl Locked for Transaction {
+    async fn histories(&mut self, docs: &[DocId]) -> Result<Vec<Event>> {
+        let docs: Vec<&str> = docs.iter().map(DocId::as_str).collect();
+        self.connection.rows("reading histories", &sql::events_of_documents(), &[&self.db, &docs], sql::event).await
+    }
+
+    async fn commit(self: Box<Self>, head: &Head, events: &[Event], documents: &[Document]) -> Result<()> {
+        let db = self.db;
+        let columns = EventColumns::of(events);
+        let rows = DocumentColumns::of(documents);
+        let client = self.connection.client();
+        let doing = "committing";
+        let (append, keep, move_head) = self
+            .connection
+            .bounded(doing, async {
+                tokio::try_join!(
+                    client.prepare_cached(sql::APPEND),
+                    client.prepare_cached(sql::KEEP),
+                    client.prepare_cached(sql::HEAD_MOVE)
+                )
+            })
+            .await?;
+        let append_params = columns.params(&db);
+        let keep_params = rows.params(&db);
+        let (vector, stamp, digest, present) =
+            (head.vector.to_string(), head.stamp.to_i64(), head.digest.to_bytes(), head.documents as i64);
+        let head_params: [&(dyn ToSql + Sync); 5] = [&db, &vector, &stamp, &&digest[..], &present];
+        if client.is_closed() {
+            return Err(Error::new(Kind::Unavailable, "the connection ended before the commit was sent"));
+        }
+        let sent = tokio::time::timeout(self.timeout, async {
+            tokio::join!(
+                biased;
+                client.execute(&append, &append_params),
+                client.execute(&keep, &keep_params),
+                client.execute(&move_head, &head_params),
+                client.batch_execute("commit"),
+            )
+        })
+        .await;
+        // From here on the commit is on its way. What the server refused was rolled back; what it did not answer may be kept.
+        let unknown = |error: String| Error::because(Kind::Unknown, "committing; the reply was lost", error);
+        let (appended, kept, moved, committed) = sent.map_err(|_| unknown("no reply in time".into()))?;
+        for result in [appended, kept, moved] {
+            if let Err(error) = result {
+                return Err(if error.as_db_error().is_some() { failed(doing, error) } else { unknown(describe(&error)) });
+            }
+        }
+        committed.map_err(|error| unknown(describe(&error)))?;
+        self.connection.set_clean(true);
+        Ok(())
+    }
+
+    async fn release(self: Box<Self>) {
+        self.end("rollback").await;
+    }
+}
+
+#[async_trait]
+impl View for Transaction {
+    async fn touches(&mut self, spans: &[Span], rows: usize) -> Result<Vec<Vec<Touch>>> {
+        let client = self.connection.client();
+        let (db, rows) = (self.db, rows as i64);
+        let runs = self
+            .connection
+            .bounded("reading what changed", async {
+                let statement = client.prepare_cached(sql::TOUCHES).await?;
+                let runs = spans.iter().map(|span| {
+                    let statement = statement.clone();
+                    async move {
+                        let params: [&(dyn ToSql + Sync); 5] =
+                            [&db, &span.region.as_str(), &(span.after as i64), &(span.upto as i64), &rows];
+                        client.query(&statement, &params).await
+                    }
+                });
+                futures_util::future::try_join_all(runs).await
+            })
+            .await?;
+        runs.iter().map(|run| run.iter().map(sql::touch).collect()).collect()
+    }
+
+    async fn documents(&mut self, docs: &[DocId], bodies: bool) -> Result<Vec<Document>> {
+        let docs: Vec<&str> = docs.iter().map(DocId::as_str).collect();
+        let statement = if bodies { sql::DOCUMENTS } else { sql::DOCUMENTS_BARE };
+        self.connection.rows("reading documents", statement, &[&self.db, &docs], sql::document).await
+    }
+
+    async fn list(&mut self, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>> {
+        postgres::list(&self.connection, self.db, collection, after, bound).await
+    }
+
+    async fn close(self: Box<Self>) {
+        self.end("commit").await;
+    }
+}
