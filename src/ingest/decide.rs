@@ -345,3 +345,7 @@ fn conflict_pointers(folded: &Folded) -> Vec<String> {
     pointers.dedup();
     pointers
 }
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 use super::network::{Message, NOBODY, Network, Subscription};
 use crate::config;
 use crate::error::{Error, Kind, Result};
+use async_nats::jetstream::context::{PublishErrorKind, RequestErrorKind};
 use async_nats::jetstream::{self, stream};
 use async_nats::{Client, ConnectOptions, Event, HeaderMap, connection::State};
 use async_trait::async_trait;
@@ -11,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -26,6 +28,8 @@ pub struct Nats {
     settings: config::Nats,
     /// What the region's own stream keeps.
     subjects: String,
+    /// The connection on which the stream was last found or made.
+    ensured: AtomicU64,
 }
 
 impl Nats {
@@ -65,14 +69,18 @@ impl Nats {
         }
         let servers: Vec<String> = settings.url.expose().split(',').map(|url| url.trim().to_owned()).collect();
         let client = options.connect(servers).await.map_err(|error| invalid("connecting to NATS", error.into()))?;
-        let mut jetstream = jetstream::new(client.clone());
-        jetstream.set_timeout(patience);
-        Ok(Self { client, jetstream, settings: settings.clone(), subjects })
+        // A third each: what goes wrong is looked into before a caller loses patience.
+        let jetstream = jetstream::context::ContextBuilder::new().timeout(patience / 3).ack_timeout(patience / 3).build(client.clone());
+        Ok(Self { client, jetstream, settings: settings.clone(), subjects, ensured: AtomicU64::new(0) })
     }
 
     /// Asks JetStream; `None` where it says there is no such thing.
     async fn ask(&self, what: &str, payload: &Value) -> Result<Option<Value>> {
-        let reply: Value = self.jetstream.request(what.to_owned(), payload).await.map_err(|error| away("asking JetStream", error))?;
+        let reply: Value = self.jetstream.request(what.to_owned(), payload).await.map_err(|error| match error.kind() {
+            // NATS is there, and nobody in it answers for JetStream.
+            RequestErrorKind::NoResponders => Error::because(Kind::Internal, "JetStream is not enabled", error),
+            _ => away("asking JetStream", error),
+        })?;
         match reply.get("error") {
             None => Ok(Some(reply)),
             Some(error) if error.get("code").and_then(Value::as_u64) == Some(404) => Ok(None),
@@ -109,8 +117,17 @@ impl Nats {
             num_replicas: self.settings.stream_replicas,
             ..stream::Config::default()
         };
-        let made = self.jetstream.get_or_create_stream(config).await;
+        let made = self.jetstream.create_stream(config).await;
         made.map(|_| ()).map_err(|error| Error::because(Kind::Internal, format!("making the stream {name}"), error))
+    }
+
+    /// Makes the stream where it is missing: never made, or its store was deleted. A publish does not tell, since
+    /// gateways listen on the same subject and so somebody always does.
+    async fn ensure_stream(&self, name: &str) -> Result<()> {
+        if self.ask(&format!("STREAM.INFO.{name}"), &json!({})).await?.is_none() {
+            self.make_stream(name).await?;
+        }
+        Ok(())
     }
 
     async fn publish_kept(&self, message: &Message) -> Result<(), jetstream::context::PublishError> {
@@ -140,7 +157,7 @@ impl Network for Nats {
     }
 
     fn generation(&self) -> u64 {
-        self.client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed)
+        self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
     async fn subscribe(&self, subject: &str, group: Option<&str>) -> Result<Subscription> {
@@ -174,20 +191,21 @@ impl Network for Nats {
     }
 
     async fn keep(&self, stream: &str, message: Message) -> Result<()> {
-        use jetstream::context::PublishErrorKind;
-        let first = match self.publish_kept(&message).await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        match first.kind() {
-            // Nobody keeps the subject: the stream was never made, or its store was deleted.
-            PublishErrorKind::StreamNotFound => {
-                self.make_stream(stream).await?;
-                self.publish_kept(&message).await.map_err(|error| Error::because(Kind::Internal, "keeping a run", error))
-            }
-            PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => Err(away("keeping a run", first)),
-            _ => Err(Error::because(Kind::Internal, "keeping a run", first)),
+        let generation = self.generation();
+        if self.ensured.load(Ordering::Relaxed) != generation {
+            self.ensure_stream(stream).await?;
+            self.ensured.store(generation, Ordering::Relaxed);
         }
+        self.publish_kept(&message).await.map_err(|error| {
+            // Not acknowledged: the stream may be gone by now. The next try looks.
+            self.ensured.store(0, Ordering::Relaxed);
+            match error.kind() {
+                PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe | PublishErrorKind::StreamNotFound => {
+                    away("keeping a run", error)
+                }
+                _ => Error::because(Kind::Internal, "keeping a run", error),
+            }
+        })
     }
 
     async fn kept_subjects(&self, stream: &str) -> Result<Vec<String>> {

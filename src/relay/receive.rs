@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How often streams are looked through for journals whose region is silent.
-const KEPT_EVERY: Duration = Duration::from_secs(10);
+/// Streams are looked through, for journals whose region is silent, every so many polls.
+const KEPT_POLLS: u32 = 10;
 
 type Followers = HashMap<(DatabaseName, Region), mpsc::Sender<Work>>;
 
@@ -65,7 +65,7 @@ async fn look_through(relay: Arc<Relay>, found: mpsc::Sender<(DatabaseName, Regi
                 return;
             }
         }
-        tokio::time::sleep(KEPT_EVERY).await;
+        tokio::time::sleep(relay.poll() * KEPT_POLLS).await;
     }
 }
 

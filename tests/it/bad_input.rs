@@ -24,7 +24,7 @@ async fn small() -> Region {
 async fn what_is_unreadable_is_refused_whole_with_its_reason() {
     let eu = small().await;
     let many: Vec<Value> = (0..51).map(|_| json!({})).collect();
-    let deep = format!("{{\"ops\":{}{}}}", "[".repeat(20_000), "]".repeat(20_000));
+    let deep = format!("{{\"ops\":{}{}}}", "[".repeat(5_000), "]".repeat(5_000));
     for (body, status, kind) in [
         (String::new().into_bytes(), 415, "media-type"),
         (b"{".to_vec(), 400, "json"),

@@ -81,7 +81,7 @@ async fn each_kind_of_damage_has_its_exit_code() {
         ("delete from events where position = 2", 10, "gap"),
         ("update events set stamp = 5 where position = 2", 11, "stamp"),
         ("update events set content = '{}' where position = 2", 13, "bytes"),
-        ("update events set batch_index = 1 where position = 2", 14, "batch"),
+        ("update events set batch_index = 1, batch_count = 2 where position = 2", 14, "batch"),
         ("update documents set body = '{\"n\":7}' where doc = 'a/2'", 15, "document"),
         ("update documents set version = 'eu:1' where doc = 'a/2'", 16, "version"),
         ("update heads set documents = 9", 17, "head"),

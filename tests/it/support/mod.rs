@@ -112,7 +112,12 @@ impl World {
             .set("HTTP_ADDRESS", "127.0.0.1:0")
             .set("POSTGRES_URL", &gateway)
             .set("POSTGRES_CONNECTIONS_MAX", "6");
-        settings.set("NATS_PREFIX", &self.name).set("RELAY_HEARTBEAT_MS", "200").set("RELAY_POLL_MS", "200").set("RELAY_LEASE_MS", "1500");
+        settings
+            .set("NATS_PREFIX", &self.name)
+            .set("RELAY_HEARTBEAT_MS", "200")
+            .set("RELAY_POLL_MS", "200")
+            .set("RELAY_LEASE_MS", "1500")
+            .set("RELAY_REPLY_MS_MAX", "2000");
         if let Some((url, token)) = &self.nats {
             settings.set("NATS_URL", url).set("NATS_TOKEN", token);
         }

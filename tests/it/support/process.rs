@@ -2,6 +2,7 @@
 
 use super::{Client, PATIENCE, Settings, signal};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -10,14 +11,15 @@ pub struct Process {
     child: Child,
     pub client: Client,
     pub pid: u32,
+    log: Arc<Mutex<String>>,
 }
 
 impl Process {
     /// Starts a gateway; returns once it says that it serves.
     pub async fn start(settings: &Settings) -> Self {
-        let (child, address) = Self::spawn(settings).await.unwrap_or_else(|log| panic!("the gateway did not start:\n{log}"));
+        let (child, address, log) = Self::spawn(settings).await.unwrap_or_else(|log| panic!("the gateway did not start:\n{log}"));
         let pid = child.id().unwrap();
-        Self { child, client: Client::new(&format!("http://{address}"), "shop"), pid }
+        Self { child, client: Client::new(&format!("http://{address}"), "shop"), pid, log }
     }
 
     /// Starts a gateway that must not start: its exit code and what it said.
@@ -34,7 +36,7 @@ impl Process {
         command
     }
 
-    async fn spawn(settings: &Settings) -> Result<(Child, String), String> {
+    async fn spawn(settings: &Settings) -> Result<(Child, String, Arc<Mutex<String>>), String> {
         let mut child = Self::command(settings).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut log = String::new();
@@ -51,9 +53,17 @@ impl Process {
         })
         .await;
         // Read on, so that the process never waits for us to read its log.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let kept = Arc::new(Mutex::new(log.clone()));
+        let more = kept.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                let mut log = more.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
         match address {
-            Ok(Some(address)) => Ok((child, address)),
+            Ok(Some(address)) => Ok((child, address, kept)),
             _ => Err(log),
         }
     }
@@ -65,7 +75,11 @@ impl Process {
     /// Ends it in good order: its exit code.
     pub async fn terminate(mut self) -> i32 {
         self.signal("TERM");
-        self.wait().await
+        let code = self.wait().await;
+        if code != 0 {
+            eprintln!("the gateway said:\n{}", self.log.lock().unwrap());
+        }
+        code
     }
 
     pub async fn wait(&mut self) -> i32 {
