@@ -136,7 +136,6 @@ impl Config {
             Some(path) => std::fs::read_to_string(path)
                 .map_err(|error| Error::because(Kind::Invalid, format!("reading the configuration {}", path.display()), error))?,
         };
-        #[allow(clippy::disallowed_methods)] // the one place that reads settings from the environment
         let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let environment = environment.filter(|(name, _)| name.starts_with("TIDEGATE_")).collect();
         Self::read(&text, &environment)

@@ -320,9 +320,10 @@ impl Parts {
         docs: &[DocId],
         decide: &mut impl FnMut(&mut Work, i64) -> T,
     ) -> Result<(T, Head, u64)> {
+        // Taken before the lock: a gateway that freezes while it holds it may learn of later heads before it goes on.
+        let known = self.head.borrow().vector.clone();
         // Dead here: nothing was kept, the lock goes with the connection (or its idle timeout).
         let (mut locked, loaded) = self.store.lock(self.db, ids, docs).await?;
-        let known = self.head.borrow().vector.clone();
         if !loaded.head.vector.covers(&known) {
             locked.release().await;
             queue.set_back.store(true, Ordering::Relaxed);

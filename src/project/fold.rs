@@ -198,10 +198,10 @@ impl Fold {
     fn gather(&mut self, op: usize, pointer: &Pointer, what: What, event: &Event) {
         let blocked = !self.below(pointer).is_empty() || self.above(pointer).iter().any(|above| !self.shows_empty_object(above));
         let shown = self.leaves.get(pointer).and_then(|entries| leaf::show(entries));
-        let fits = match (&what, shown.map(|shown| shown.value)) {
-            (_, None) | (What::Increment(_), Some(Value::Number(_))) | (What::Add(_), Some(Value::Array(_))) => true,
-            _ => false,
-        };
+        let fits = matches!(
+            (&what, shown.map(|shown| shown.value)),
+            (_, None) | (What::Increment(_), Some(Value::Number(_))) | (What::Add(_), Some(Value::Array(_)))
+        );
         if blocked || !fits {
             let reason = if blocked { Reason::Path } else { Reason::Type };
             self.lost.push(Lost { op, pointer: pointer.clone(), reason });

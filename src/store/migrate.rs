@@ -12,7 +12,7 @@ const LOCK: i64 = 0x7469_6465_6761_7465;
 
 /// The schema this gateway was built for.
 pub fn wanted() -> i32 {
-    embedded::migrations::runner().get_migrations().iter().map(|migration| migration.version() as i32).max().unwrap_or(0)
+    embedded::migrations::runner().get_migrations().iter().map(|migration| migration.version()).max().unwrap_or(0)
 }
 
 /// Brings a database up to [`wanted`], and grants a gateway's role what it needs and nothing more.

@@ -46,9 +46,9 @@ pub async fn create(State(context): State<Context>, Path(db): Path<String>, head
     let answer = async {
         let name = request::database_name(&db)?;
         let body = request::body(&context.gateway, &context.bodies, &headers, body).await?;
-        if !body.bytes.trim_ascii().is_empty()
-            && serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&body.bytes).is_ok_and(|map| map.is_empty()) == false
-        {
+        let empty =
+            |bytes: &[u8]| serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(bytes).is_ok_and(|map| map.is_empty());
+        if !body.bytes.trim_ascii().is_empty() && !empty(&body.bytes) {
             return Err(Problem::new(ProblemKind::Invalid, "the body is {} or nothing").into());
         }
         let database = context.gateway.create_database(&name).await?;
