@@ -70,3 +70,24 @@ impl Lifecycle {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_critical_task_that_ends_or_panics_is_told_and_one_that_is_stopped_is_not() {
+        let (lifecycle, mut failures) = Lifecycle::new();
+        lifecycle.critical("ends", async {});
+        assert_eq!(failures.recv().await.as_deref(), Some("the task ends ended"));
+        lifecycle.critical("breaks", async { panic!("as it is meant to") });
+        assert_eq!(failures.recv().await.as_deref(), Some("the task breaks panicked"));
+        lifecycle.critical("lives", std::future::pending());
+        lifecycle.enter(Phase::Draining);
+        lifecycle.enter(Phase::Running);
+        assert_eq!(lifecycle.phase(), Phase::Draining, "never back");
+        lifecycle.enter(Phase::Stopped);
+        drop(lifecycle);
+        assert_eq!(failures.recv().await, None);
+    }
+}

@@ -54,6 +54,38 @@ pub struct Folded {
     /// Events applied since it was read.
     recent: Vec<(Region, Position, Uuid)>,
     whole: Option<Whole>,
+    viewed: Option<Viewed>,
+}
+
+/// The fold of what one author had seen.
+#[derive(Clone, Debug)]
+struct Viewed {
+    seen: Vector,
+    own: Vector,
+    client: Uuid,
+    fold: Fold,
+    /// Events looked at, and whether any was seen.
+    read: usize,
+    any: bool,
+}
+
+impl Viewed {
+    fn new(author: &Author<'_>, events: &[Event]) -> Self {
+        let seen: HashSet<(Uuid, [u8; 32])> =
+            events.iter().filter(|event| author_had_seen(author, event)).map(|event| (event.id, event.sent)).collect();
+        Self {
+            seen: author.seen.clone(),
+            own: author.own.clone(),
+            client: author.client,
+            fold: Fold::of(events.iter().filter(|event| seen.contains(&(event.id, event.sent)))),
+            read: events.len(),
+            any: !seen.is_empty(),
+        }
+    }
+
+    fn is_of(&self, author: &Author<'_>) -> bool {
+        self.seen == *author.seen && self.own == *author.own && self.client == author.client
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -85,6 +117,7 @@ impl Folded {
             had_conflicts: stored.is_some_and(|stored| !stored.conflicts.is_empty()),
             recent: Vec::new(),
             whole: None,
+            viewed: None,
         })
     }
 
@@ -132,15 +165,28 @@ impl Folded {
     }
 
     /// What an author had seen: the fold of just those events; the body, and whether it was a deleted document.
-    pub fn seen_by(&self, author: &Author<'_>) -> Result<(Option<Object>, bool), NeedsHistory> {
+    ///
+    /// Many ops of one batch share what they had seen, each adding only itself: the fold is kept from one to the next.
+    pub fn seen_by(&mut self, author: &Author<'_>) -> Result<(Option<Object>, bool), NeedsHistory> {
         if self.is_all_seen(author) {
             return Ok((self.body.clone(), self.body.is_none() && !self.version.is_empty()));
         }
         let events = &self.whole.as_ref().ok_or(NeedsHistory)?.events;
-        let seen: HashSet<(Uuid, [u8; 32])> =
-            events.iter().filter(|event| author_had_seen(author, event)).map(|event| (event.id, event.sent)).collect();
-        let body = Fold::of(events.iter().filter(|event| seen.contains(&(event.id, event.sent)))).body();
-        let deleted = body.is_none() && !seen.is_empty();
+        let viewed = match self.viewed.take() {
+            Some(mut viewed) if viewed.is_of(author) => {
+                // What came since was appended here: last in T, and no copy.
+                for event in events[viewed.read..].iter().filter(|event| author_had_seen(author, event)) {
+                    viewed.fold.apply(event);
+                    viewed.any = true;
+                }
+                viewed.read = events.len();
+                viewed
+            }
+            _ => Viewed::new(author, events),
+        };
+        let body = viewed.fold.body();
+        let deleted = body.is_none() && viewed.any;
+        self.viewed = Some(viewed);
         Ok((body, deleted))
     }
 
@@ -153,10 +199,7 @@ impl Folded {
             return Ok(false);
         }
         let whole = self.whole.as_ref().ok_or(NeedsHistory)?;
-        let unknown = |event: &&Event| event.client != client && seen.get(&event.region) < event.position;
-        let copies: HashSet<(Uuid, [u8; 32])> =
-            whole.events.iter().filter(|event| !unknown(event)).map(|event| (event.id, event.sent)).collect();
-        Ok(whole.events.iter().filter(unknown).any(|event| !copies.contains(&(event.id, event.sent))))
+        Ok(!whole.fold.is_known_to(seen, client))
     }
 
     /// Applies an event. `copy`: the same op stands in another journal too. `bytes`: what it adds at most.

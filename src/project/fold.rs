@@ -10,6 +10,7 @@ use crate::clock::Stamp;
 use crate::id::{Position, Region};
 use crate::journal::{Effect, Event, Pointer};
 use crate::json::{self, Object, Value};
+use crate::vector::Vector;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use uuid::Uuid;
@@ -134,6 +135,12 @@ impl Fold {
         found.sort_by_cached_key(Conflict::to_string);
         found.dedup();
         found
+    }
+
+    /// Whether every op here is the client's own or seen by it; the latest are looked at first.
+    pub fn is_known_to(&self, seen: &Vector, by: Uuid) -> bool {
+        let known = |(region, position, client): &(Region, Position, Uuid)| *client == by || seen.get(region) >= *position;
+        self.ops.iter().rev().all(|op| op.places.iter().any(known))
     }
 
     fn apply_op(&mut self, op: usize, event: &Event) {
@@ -309,8 +316,8 @@ pub fn author_had_seen(author: &Author<'_>, event: &Event) -> bool {
 
 /// Who is about to write in `region`, at its journal's end.
 pub struct Author<'a> {
-    pub seen: &'a crate::vector::Vector,
-    pub own: &'a crate::vector::Vector,
+    pub seen: &'a Vector,
+    pub own: &'a Vector,
     pub client: Uuid,
     pub region: &'a Region,
 }

@@ -2,10 +2,11 @@
 
 use super::network::Network;
 use super::wire::Held;
-use crate::clock::Millis;
+use crate::clock::{Millis, Stamp};
 use crate::config::Config;
 use crate::id::{DatabaseName, Position, Region};
 use crate::json::write_string;
+use crate::store::Head;
 use crate::telemetry::{ByPeer, Metrics};
 use crate::vector::Vector;
 use std::collections::BTreeMap;
@@ -32,7 +33,7 @@ struct Peer {
     heard: Instant,
     /// Its clock minus ours, milliseconds.
     ahead: Millis,
-    dbs: BTreeMap<DatabaseName, Vector>,
+    dbs: BTreeMap<DatabaseName, (Vector, Stamp)>,
 }
 
 impl Status {
@@ -51,7 +52,7 @@ impl Status {
         peer.heard = Instant::now();
         peer.ahead = ahead;
         for held in held {
-            peer.dbs.insert(held.db.clone(), held.vector.clone());
+            peer.dbs.insert(held.db.clone(), (held.vector.clone(), held.stamp));
         }
     }
 
@@ -67,7 +68,7 @@ impl Status {
     /// Peers that hold a journal beyond a position, its own region first.
     pub fn holders(&self, db: &DatabaseName, journal: &Region, beyond: Position) -> Vec<Region> {
         let known = self.known();
-        let holds = |peer: &Peer| peer.dbs.get(db).is_some_and(|vector| vector.get(journal) > beyond);
+        let holds = |peer: &Peer| peer.dbs.get(db).is_some_and(|(vector, _)| vector.get(journal) > beyond);
         let mut regions: Vec<Region> = known.peers.iter().filter(|(_, peer)| holds(peer)).map(|(region, _)| region.clone()).collect();
         // Its own region first, and those that fell silent last.
         regions.sort_by_key(|region| (known.peers[region].heard.elapsed() > SILENT_AFTER, region != journal));
@@ -93,17 +94,22 @@ impl Status {
         }
     }
 
-    /// The events a database's peers hold and `vector` does not.
-    fn behind(&self, db: &DatabaseName, vector: &Vector) -> BTreeMap<Region, u64> {
+    /// For each journal that peers told of: the events they hold and we do not, and by how much the latest stamp they
+    /// told of is ahead of ours, as JSON.
+    pub fn write_behind(&self, db: &DatabaseName, head: &Head, out: &mut String) {
+        let known = self.known();
+        let told = || known.peers.values().filter_map(|peer| peer.dbs.get(db));
         let mut most = Vector::new();
-        for peer in self.known().peers.values() {
-            peer.dbs.get(db).into_iter().for_each(|held| most.join(held));
-        }
-        most.iter().map(|(region, position)| (region.clone(), position.saturating_sub(vector.get(region)))).collect()
-    }
-
-    pub fn write_behind(&self, db: &DatabaseName, vector: &Vector, out: &mut String) {
-        let parts: Vec<String> = self.behind(db, vector).iter().map(|(region, events)| format!("\"{region}\":{events}")).collect();
+        told().for_each(|(vector, _)| most.join(vector));
+        let latest = told().map(|(_, stamp)| stamp.millis()).max().unwrap_or(0);
+        let parts: Vec<String> = most
+            .iter()
+            .map(|(region, position)| {
+                let events = position.saturating_sub(head.vector.get(region));
+                let millis = if events == 0 { 0 } else { (latest - head.stamp.millis()).max(0) };
+                format!("\"{region}\":{{\"events\":{events},\"ms\":{millis}}}")
+            })
+            .collect();
         out.push_str(&format!("{{{}}}", parts.join(",")));
     }
 

@@ -30,7 +30,7 @@ pub async fn read(State(context): State<Context>, uri: Uri) -> Response {
             if let Some(database) = gateway.database(name).await? {
                 let queue = database.appender.queue();
                 out.push_str(&format!(",\"queue\":{{\"ops\":{},\"bytes\":{}}},\"behind\":", queue.ops(), queue.bytes()));
-                gateway.relay.write_behind(name, &head.vector, &mut out);
+                gateway.relay.write_behind(name, head, &mut out);
             }
             out.push('}');
         }
