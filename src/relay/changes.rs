@@ -4,7 +4,7 @@
 use super::Relay;
 use super::feed::{self, Filter, Page, write_row};
 use super::network::Message;
-use super::send::within;
+use super::send::{Progress, within};
 use crate::clock::format_time;
 use crate::error::{Error, Kind, Result};
 use crate::gateway::Database;
@@ -32,12 +32,14 @@ pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
 async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
     let gateway = &relay.gateway;
     let mut heads = database.head.subscribe();
-    let vector = gateway.store.progress(database.id, TASK).await?;
+    let mut progress = Progress::read(relay, database, TASK).await?;
+    let vector = progress.vector.clone();
     // A cursor's stamp is never before what it covers.
     let mut cursor = Cursor { vector, stamp: database.known().stamp, ..Cursor::default() };
     while relay.holds(database) {
         let known = heads.borrow_and_update().vector.clone();
         if cursor.vector.covers(&known) {
+            progress.keep(relay, database).await?;
             tokio::select! {
                 _ = heads.changed() => {}
                 () = tokio::time::sleep(relay.poll()) => {}
@@ -59,7 +61,7 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
                 return Err(Error::new(Kind::Unavailable, "the connection was lost while messages were on their way"));
             }
             // Dead before the progress is kept: the same messages go out again, with the same versions.
-            gateway.store.set_progress(database.id, TASK, &page.cursor.vector).await?;
+            progress.move_to(relay, database, page.cursor.vector.clone()).await?;
         }
         cursor = page.cursor;
     }

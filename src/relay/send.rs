@@ -8,6 +8,7 @@ use crate::gateway::Database;
 use crate::store::{Bound, Span};
 use crate::vector::Vector;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The progress row this sender keeps.
 const TASK: &str = "journal";
@@ -33,10 +34,12 @@ pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
 async fn send_all(relay: &Relay, database: &Database, heads: &mut tokio::sync::watch::Receiver<crate::store::Head>) -> Result<()> {
     let gateway = &relay.gateway;
     let own = gateway.region.clone();
-    let mut sent = gateway.store.progress(database.id, TASK).await?.get(&own);
+    let mut progress = Progress::read(relay, database, TASK).await?;
+    let mut sent = progress.vector.get(&own);
     while relay.holds(database) {
         let upto = heads.borrow_and_update().vector.get(&own);
         if sent >= upto {
+            progress.keep(relay, database).await?;
             tokio::select! {
                 _ = heads.changed() => {}
                 () = tokio::time::sleep(relay.poll()) => {}
@@ -55,7 +58,7 @@ async fn send_all(relay: &Relay, database: &Database, heads: &mut tokio::sync::w
         // Dead before the progress is kept: the runs are sent again; receivers and the stream drop them by position.
         gateway.relay.fault(about(database), None);
         sent = *last;
-        gateway.store.set_progress(database.id, TASK, &Vector::from_iter([(own.clone(), sent)])).await?;
+        progress.move_to(relay, database, Vector::from_iter([(own.clone(), sent)])).await?;
     }
     Ok(())
 }
@@ -93,6 +96,39 @@ async fn publish(relay: &Relay, database: &Database, run: Run) -> Result<()> {
     })
     .await?;
     if relay.network.generation() == generation { Ok(()) } else { Err(Error::new(Kind::Unavailable, "the connection was lost on the way")) }
+}
+
+/// How far a sender has come. Kept now and then: it may lag, since what is sent again is dropped by position.
+pub struct Progress {
+    pub vector: Vector,
+    task: &'static str,
+    kept: Vector,
+    kept_at: Instant,
+}
+
+/// Progress is written no more often than this while there is more to send.
+const KEEP_EVERY: Duration = Duration::from_millis(500);
+
+impl Progress {
+    pub async fn read(relay: &Relay, database: &Database, task: &'static str) -> Result<Self> {
+        let vector = relay.gateway.store.progress(database.id, task).await?;
+        Ok(Self { kept: vector.clone(), vector, task, kept_at: Instant::now() })
+    }
+
+    pub async fn move_to(&mut self, relay: &Relay, database: &Database, vector: Vector) -> Result<()> {
+        self.vector = vector;
+        if self.kept_at.elapsed() >= KEEP_EVERY { self.keep(relay, database).await } else { Ok(()) }
+    }
+
+    /// Writes what has not been written yet, unless it was written a moment ago.
+    pub async fn keep(&mut self, relay: &Relay, database: &Database) -> Result<()> {
+        if self.kept != self.vector && self.kept_at.elapsed() >= KEEP_EVERY {
+            relay.gateway.store.set_progress(database.id, self.task, &self.vector).await?;
+            self.kept = self.vector.clone();
+            self.kept_at = Instant::now();
+        }
+        Ok(())
+    }
 }
 
 /// Bounds a call on the network in time: a client whose server is frozen waits for ever.

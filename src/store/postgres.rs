@@ -57,7 +57,7 @@ impl Postgres {
         // The last one is for a client that freezes while a result is being sent to it: nothing else ends that.
         let limits = format!(
             "set local lock_timeout = {lock}; set local idle_in_transaction_session_timeout = {lock}; \
-             set local statement_timeout = {statement}; set local tcp_user_timeout = {statement}"
+             set local statement_timeout = {statement}; set local tcp_user_timeout = {statement}; set local enable_seqscan = off"
         );
         Ok(Self {
             writers: pool(writers)?,
