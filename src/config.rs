@@ -222,7 +222,7 @@ impl Config {
             ("relay.inbox_runs_max", self.relay.inbox_runs_max, 1, 10_000),
             ("limits.body_bytes_max", limits.body_bytes_max, 1 << 10, 1 << 30),
             ("limits.body_inflated_bytes_max", limits.body_inflated_bytes_max, limits.body_bytes_max, 1 << 30),
-            ("limits.bodies_bytes_max", limits.bodies_bytes_max, limits.body_inflated_bytes_max, 1 << 31),
+            ("limits.bodies_bytes_max", limits.bodies_bytes_max, limits.body_bytes_max + limits.body_inflated_bytes_max, 1 << 31),
             ("limits.ops_max", limits.ops_max, 1, 100_000),
             ("limits.document_bytes_max", limits.document_bytes_max, 1 << 10, 16 << 20),
             ("limits.json_depth_max", limits.json_depth_max, 4, 256),

@@ -55,7 +55,12 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
             within(relay, relay.network.publish(message(relay, database, row, at))).await?;
             gateway.metrics.count("change_published");
         }
-        if page.cursor.vector != cursor.vector {
+        if page.behind || page.cursor.vector == cursor.vector {
+            // Nothing that moves us on: the store was set back, or is read from somewhere that lags.
+            tokio::time::sleep(relay.poll()).await;
+            continue;
+        }
+        {
             within(relay, relay.network.flush()).await?;
             if relay.network.generation() != generation {
                 return Err(Error::new(Kind::Unavailable, "the connection was lost while messages were on their way"));

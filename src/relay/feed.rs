@@ -129,7 +129,7 @@ async fn tail(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, limit: u
             }
         }
         if bytes > PAGE_BYTES_MAX && most > 1 {
-            most = (rows.len() / 2).max(1);
+            most = (rows.len() / 2).min(most / 2).max(1);
             continue;
         }
         let mut by_id: HashMap<&DocId, Document> = HashMap::new();

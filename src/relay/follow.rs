@@ -56,6 +56,15 @@ impl Follower {
         self.waiting.last().map_or(self.have(), |event| event.position)
     }
 
+    fn about(&self) -> String {
+        format!("journal {}/{}", self.database.name, self.region)
+    }
+
+    fn succeed(&mut self) {
+        self.failures = 0;
+        self.relay.gateway.relay.fault(self.about(), None);
+    }
+
     async fn take(&mut self, work: Work) {
         let done = match work {
             Work::Run { last, .. } if last <= self.reached() => Ok(()),
@@ -69,12 +78,10 @@ impl Follower {
                 Ok(())
             }
         };
-        let about = format!("journal {}/{}", self.database.name, self.region);
+        let about = self.about();
         match done {
-            Ok(()) => {
-                self.failures = 0;
-                self.relay.gateway.relay.fault(about, None);
-            }
+            // Only events that came in are a success: a claim that was noted, or a repeat, says nothing.
+            Ok(()) => {}
             Err(error) if matches!(error.kind, Kind::Unavailable | Kind::Conflict) && self.failures < FAILURES_QUIET => {
                 self.failures += 1;
                 tracing::debug!(about, error = %error.chain(), "not followed yet; the next heartbeat tries again");
@@ -108,11 +115,17 @@ impl Follower {
                 Ok(()) => {
                     self.waiting.drain(..end);
                     self.chunk = (self.chunk * 2).min(APPLY_EVENTS_MAX);
+                    self.succeed();
                 }
                 // Away, or too much at once: what waits is kept, and less of it is tried.
                 Err(error) if error.kind.policy().retry => {
                     self.chunk = (self.chunk / 2).max(1);
-                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    self.failures += 1;
+                    if self.failures > FAILURES_QUIET {
+                        self.relay.gateway.relay.fault(self.about(), Some(error.chain()));
+                    }
+                    let patience = Duration::from_millis(200 << self.failures.min(4)).min(self.relay.poll());
+                    tokio::time::sleep(patience.max(Duration::from_millis(200))).await;
                 }
                 Err(error) => {
                     self.waiting.clear();

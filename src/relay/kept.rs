@@ -32,10 +32,11 @@ async fn look(relay: &Relay, found: &mut Vec<(DatabaseName, Region, Position)>) 
         if region == relay.gateway.region || relay.gateway.relay.hears(&region, SILENT_AFTER) {
             continue;
         }
-        for subject in within(relay, network.kept_subjects(&stream)).await? {
+        // One stream that does not answer must not hide the others.
+        for subject in within(relay, network.kept_subjects(&stream)).await.unwrap_or_default() {
             let Some(About::Journal(db, region)) = relay.subjects.parse(&subject) else { continue };
-            let last = within(relay, network.kept_last(&stream, &subject)).await?;
-            if let Some(last) = last.and_then(|(_, message)| message.number(LAST)) {
+            let last = within(relay, network.kept_last(&stream, &subject)).await;
+            if let Some(last) = last.ok().flatten().and_then(|(_, message)| message.number(LAST)) {
                 found.push((db, region, last));
             }
         }

@@ -7,6 +7,7 @@ use super::wire::{self, FIRST, LAST};
 use super::{Relay, kept};
 use crate::gateway::Database;
 use crate::id::{DatabaseName, Region};
+use crate::vector::Vector;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,14 +97,7 @@ async fn take(relay: &Arc<Relay>, followers: &mut Followers, message: Message) {
             for held in held {
                 // A region that hears of a database makes it and follows, also an empty one.
                 let Some(database) = database(relay, &held.db).await else { continue };
-                let own = held.vector.get(&gateway.region);
-                if own > database.known().vector.get(&gateway.region) {
-                    // Another process of this region may have committed a moment ago.
-                    let _ = gateway.covers(&database, &held.vector, Duration::ZERO).await;
-                }
-                let fault = (own > database.known().vector.get(&gateway.region))
-                    .then(|| format!("{region} holds {}:{own} and we do not: was this region's Postgres set back?", gateway.region));
-                gateway.relay.fault(format!("own journal of {}", held.db), fault);
+                own_journal(relay, &region, &database, &held).await;
                 for (journal, upto) in held.vector.iter().filter(|(journal, _)| **journal != gateway.region) {
                     claim(relay, followers, &held.db, journal, upto).await;
                 }
@@ -113,9 +107,25 @@ async fn take(relay: &Arc<Relay>, followers: &mut Followers, message: Message) {
     }
 }
 
+/// A peer that holds more of our own journal than we do: our Postgres was set back, unless another process of this
+/// region committed a moment ago, which the store tells.
+async fn own_journal(relay: &Relay, peer: &Region, database: &Database, held: &wire::Held) {
+    let gateway = &relay.gateway;
+    let (own, about) = (held.vector.get(&gateway.region), format!("own journal of {}", held.db));
+    let wanted = Vector::from_iter([(gateway.region.clone(), own)]);
+    if own <= database.known().vector.get(&gateway.region) {
+        gateway.relay.fault(about, None);
+    } else if let Ok(Ok(false)) = tokio::time::timeout(relay.poll(), gateway.covers(database, &wanted, Duration::ZERO)).await {
+        let what = format!("{peer} holds {}:{own} and we do not: was this region's Postgres set back?", gateway.region);
+        gateway.relay.fault(about, Some(what));
+    }
+}
+
 async fn claim(relay: &Arc<Relay>, followers: &mut Followers, db: &DatabaseName, region: &Region, upto: u64) {
     let Some(database) = database(relay, db).await else { return };
-    if upto > database.known().vector.get(region) {
+    let have = database.known().vector.get(region);
+    relay.gateway.relay.told(db, region, upto, have);
+    if upto > have {
         hand(relay, followers, db, region, Work::Claim { upto }).await;
     }
 }

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// The progress row this sender keeps.
 const TASK: &str = "journal";
 
+/// Tries to have a run kept by the stream before it goes without.
+const KEEP_TRIES: u32 = 3;
+
 /// Events read at once.
 const READ: Bound = Bound { rows: 2000, bytes: 2 << 20 };
 
@@ -40,6 +43,7 @@ async fn send_all(relay: &Relay, database: &Database, heads: &mut tokio::sync::w
         let upto = heads.borrow_and_update().vector.get(&own);
         if sent >= upto {
             progress.keep(relay, database).await?;
+            gateway.relay.fault(about(database), None);
             tokio::select! {
                 _ = heads.changed() => {}
                 () = tokio::time::sleep(relay.poll()) => {}
@@ -60,6 +64,7 @@ async fn send_all(relay: &Relay, database: &Database, heads: &mut tokio::sync::w
         sent = *last;
         progress.move_to(relay, database, Vector::from_iter([(own.clone(), sent)])).await?;
     }
+    gateway.relay.fault(about(database), None); // another process' from here on
     Ok(())
 }
 
@@ -77,16 +82,22 @@ async fn publish(relay: &Relay, database: &Database, run: Run) -> Result<()> {
         .with("Nats-Msg-Id", format!("{}/{}/{last}", database.name, gateway.region));
     gateway.metrics.count("run_sent");
     if gateway.config.nats.jetstream {
-        let kept = within(relay, relay.network.keep(&relay.subjects.stream(&gateway.region), message.clone())).await;
-        match kept {
-            Ok(()) => {
-                gateway.relay.fault("stream", None);
-                return Ok(());
+        let stream = relay.subjects.stream(&gateway.region);
+        for attempt in 1..=KEEP_TRIES {
+            match within(relay, relay.network.keep(&stream, message.clone())).await {
+                Ok(()) => {
+                    gateway.relay.fault("stream", None);
+                    return Ok(());
+                }
+                // No answer in time: it may only be slow, and what it does not keep is lost with this region.
+                Err(error) if error.kind == Kind::Unavailable && attempt < KEEP_TRIES => {}
+                // Either NATS is away or frozen, and then the round trip below fails too and the run is sent again; or
+                // the stream alone is missing, refuses or is silent: live delivery and fetch suffice without it.
+                Err(error) => {
+                    gateway.relay.fault("stream", Some(error.chain()));
+                    break;
+                }
             }
-            // NATS itself is away or frozen: wait for it. What was not acknowledged is sent again.
-            Err(error) if error.kind == Kind::Unavailable => return Err(error),
-            // The stream alone is missing or refuses: live delivery and fetch suffice without it.
-            Err(error) => gateway.relay.fault("stream", Some(error.chain())),
         }
     }
     let generation = relay.network.generation();

@@ -2,7 +2,7 @@
 
 use super::network::Network;
 use super::wire::Held;
-use crate::clock::{Millis, Stamp};
+use crate::clock::Millis;
 use crate::config::Config;
 use crate::id::{DatabaseName, Position, Region};
 use crate::json::write_string;
@@ -25,6 +25,8 @@ pub struct Status {
 #[derive(Default)]
 struct Known {
     peers: BTreeMap<Region, Peer>,
+    /// Since when a journal was told to be further than it is here, and how far it then was; gone once it is here.
+    behind: BTreeMap<(DatabaseName, Region), (Position, Instant)>,
     /// What is wrong, by what it is about; gone once it is right again.
     faults: BTreeMap<String, String>,
 }
@@ -33,7 +35,7 @@ struct Peer {
     heard: Instant,
     /// Its clock minus ours, milliseconds.
     ahead: Millis,
-    dbs: BTreeMap<DatabaseName, (Vector, Stamp)>,
+    dbs: BTreeMap<DatabaseName, Vector>,
 }
 
 impl Status {
@@ -52,7 +54,19 @@ impl Status {
         peer.heard = Instant::now();
         peer.ahead = ahead;
         for held in held {
-            peer.dbs.insert(held.db.clone(), (held.vector.clone(), held.stamp));
+            peer.dbs.insert(held.db.clone(), held.vector.clone());
+        }
+    }
+
+    /// A journal was told to reach `upto`, and reaches `have` here.
+    pub fn told(&self, db: &DatabaseName, journal: &Region, upto: Position, have: Position) {
+        let mut known = self.known();
+        let key = (db.clone(), journal.clone());
+        if known.behind.get(&key).is_some_and(|(position, _)| have >= *position) {
+            known.behind.remove(&key);
+        }
+        if upto > have {
+            known.behind.entry(key).or_insert_with(|| (upto, Instant::now()));
         }
     }
 
@@ -68,7 +82,7 @@ impl Status {
     /// Peers that hold a journal beyond a position, its own region first.
     pub fn holders(&self, db: &DatabaseName, journal: &Region, beyond: Position) -> Vec<Region> {
         let known = self.known();
-        let holds = |peer: &Peer| peer.dbs.get(db).is_some_and(|(vector, _)| vector.get(journal) > beyond);
+        let holds = |peer: &Peer| peer.dbs.get(db).is_some_and(|vector| vector.get(journal) > beyond);
         let mut regions: Vec<Region> = known.peers.iter().filter(|(_, peer)| holds(peer)).map(|(region, _)| region.clone()).collect();
         // Its own region first, and those that fell silent last.
         regions.sort_by_key(|region| (known.peers[region].heard.elapsed() > SILENT_AFTER, region != journal));
@@ -94,19 +108,18 @@ impl Status {
         }
     }
 
-    /// For each journal that peers told of: the events they hold and we do not, and by how much the latest stamp they
-    /// told of is ahead of ours, as JSON.
+    /// For each journal that peers told of: the events they hold and we do not, and for how long we have lacked the
+    /// first of them, as JSON.
     pub fn write_behind(&self, db: &DatabaseName, head: &Head, out: &mut String) {
         let known = self.known();
-        let told = || known.peers.values().filter_map(|peer| peer.dbs.get(db));
         let mut most = Vector::new();
-        told().for_each(|(vector, _)| most.join(vector));
-        let latest = told().map(|(_, stamp)| stamp.millis()).max().unwrap_or(0);
+        known.peers.values().filter_map(|peer| peer.dbs.get(db)).for_each(|vector| most.join(vector));
         let parts: Vec<String> = most
             .iter()
             .map(|(region, position)| {
                 let events = position.saturating_sub(head.vector.get(region));
-                let millis = if events == 0 { 0 } else { (latest - head.stamp.millis()).max(0) };
+                let since = known.behind.get(&(db.clone(), region.clone())).filter(|_| events > 0);
+                let millis = since.map_or(0, |(_, since)| since.elapsed().as_millis());
                 format!("\"{region}\":{{\"events\":{events},\"ms\":{millis}}}")
             })
             .collect();

@@ -71,12 +71,17 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) -> bool {
         };
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
-        let (builder, watcher) = (builder.clone(), graceful.watcher());
+        let (builder, watcher, lifecycle) = (builder.clone(), graceful.watcher(), gateway.lifecycle.clone());
         let (silence, stall) =
             (Duration::from_millis(http.headers_ms_max), Duration::from_millis(gateway.config.limits.subscriber_stall_ms_max));
         tokio::spawn(async move {
             let _slot = slot;
-            if stall::speaks(&stream, silence).await {
+            let spoke = tokio::select! {
+                biased;
+                spoke = stall::speaks(&stream, silence) => spoke,
+                () = lifecycle.reached(Phase::Draining) => false,
+            };
+            if spoke {
                 let io = TokioIo::new(Stalling::new(stream, stall));
                 let connection = builder.serve_connection(io, service).into_owned();
                 let _ = watcher.watch(connection).await; // what a client breaks off is no fault of ours

@@ -33,12 +33,14 @@ impl Connection {
 
     /// Waits for statements, for so long and no longer.
     pub async fn bounded<T>(&self, doing: &str, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T> {
+        // Not clean until it is answered: whoever waits here may be dropped in the middle.
+        let was = self.clean.swap(false, Ordering::Relaxed);
         match tokio::time::timeout(self.timeout, work).await {
-            Ok(result) => result.map_err(|error| failed(doing, error)),
-            Err(_) => {
-                self.set_clean(false);
-                Err(Error::because(Kind::Unavailable, doing, format!("Postgres did not answer within {:?}", self.timeout)))
+            Ok(result) => {
+                self.set_clean(was);
+                result.map_err(|error| failed(doing, error))
             }
+            Err(_) => Err(Error::because(Kind::Unavailable, doing, format!("Postgres did not answer within {:?}", self.timeout))),
         }
     }
 

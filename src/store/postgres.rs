@@ -68,12 +68,17 @@ impl Postgres {
         })
     }
 
+    async fn writer(&self) -> Result<Connection> {
+        Connection::open(&self.writers, self.timeout).await
+    }
+
     async fn reader(&self) -> Result<Connection> {
         Connection::open(&self.readers, self.timeout).await
     }
 
+    /// What keeps the relay going must not wait behind a crowd of readers either.
     async fn execute(&self, doing: &str, statement: &str, params: &[&(dyn ToSql + Sync)]) -> Result<()> {
-        self.reader().await?.rows(doing, statement, params, |_| Ok(())).await.map(|_| ())
+        self.writer().await?.rows(doing, statement, params, |_| Ok(())).await.map(|_| ())
     }
 }
 
@@ -106,7 +111,7 @@ impl Store for Postgres {
             if let Some(id) = found.first() {
                 return Ok(*id);
             }
-            self.execute("making a database", sql::CREATE_DATABASE, &[&name.as_str()]).await?;
+            connection.rows("making a database", sql::CREATE_DATABASE, &[&name.as_str()], |_| Ok(())).await?;
         }
         Err(Error::corrupt(format!("the database {name} has no head")))
     }
@@ -117,7 +122,7 @@ impl Store for Postgres {
     }
 
     async fn lock(&self, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<(Box<dyn Locked>, Loaded)> {
-        let connection = Connection::open(&self.writers, self.timeout).await?;
+        let connection = self.writer().await?;
         let (transaction, loaded) = Transaction::lock(connection, db, self.timeout, &self.begin, ids, docs).await?;
         Ok((Box::new(transaction), loaded))
     }
@@ -156,7 +161,7 @@ impl Store for Postgres {
     }
 
     async fn lease(&self, holder: Uuid, seconds: f64) -> Result<Vec<DatabaseId>> {
-        self.reader().await?.rows("taking leases", sql::LEASE, &[&holder, &seconds], |row| Ok(row.get(0))).await
+        self.writer().await?.rows("taking leases", sql::LEASE, &[&holder, &seconds], |row| Ok(row.get(0))).await
     }
 
     async fn release(&self, holder: Uuid) -> Result<()> {

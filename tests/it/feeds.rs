@@ -155,3 +155,20 @@ async fn a_cursor_is_good_in_the_other_region_too() {
     eu.finish().await;
     us.finish().await;
 }
+
+#[tokio::test]
+async fn an_atomic_batch_larger_than_a_page_goes_whole() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    let (_, start) = eu.client.changes(None, "").await;
+    let text = "x".repeat(900_000);
+    for n in 0..20 {
+        eu.client.write(vec![put(&format!("a/{n}"), json!({ "text": text }))]).await;
+    }
+    let ops: Vec<Value> = (0..20).map(|n| patch(&format!("a/{n}"), json!({"n": n}))).collect();
+    eu.client.batch(json!({"atomic": true, "ops": ops})).await;
+    let (rows, _) = eu.client.changes(Some(&start), "").await;
+    assert_eq!(rows.len(), 20);
+    assert_eq!(rows["a/19"]["body"]["n"], 19);
+    eu.finish().await;
+}

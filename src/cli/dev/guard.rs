@@ -50,7 +50,7 @@ pub async fn settle(pid: u32, path: &Path, signal: &str) {
     let path = path.to_string_lossy().into_owned();
     let ours = || {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&command).contains(&path)
+        String::from_utf8_lossy(&command).split('\0').any(|argument| argument == path)
     };
     for attempt in 0..300 {
         if !ours() {
