@@ -55,7 +55,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     };
     let result = match result {
         Ok(()) => {
-            introduce(&arguments, &started);
+            introduce(&arguments, &home, &started);
             tokio::select! {
                 _ = &mut stop => Ok(ExitCode::SUCCESS),
                 why = started.failed() => Err(Error::new(Kind::Internal, why)),
@@ -137,7 +137,7 @@ fn address(arguments: &Arguments, at: u8) -> Result<String> {
     Ok(format!("127.0.0.1:{port}"))
 }
 
-fn introduce(arguments: &Arguments, started: &Started) {
+fn introduce(arguments: &Arguments, home: &Home, started: &Started) {
     let port = arguments.port;
     println!();
     for gateway in &started.gateways {
@@ -152,7 +152,7 @@ fn introduce(arguments: &Arguments, started: &Started) {
          curl {}\n",
         started.gateways.last().map_or_else(String::new, |last| format!("localhost:{}/v1/dbs/shop/docs/todos/milk", last.address.port()))
     );
-    let data = if arguments.ephemeral { "is forgotten at the end".into() } else { format!("stays in {}", arguments.dir.display()) };
+    let data = if arguments.ephemeral { "is forgotten at the end".into() } else { format!("stays in {}", home.path.display()) };
     println!("Data {data}. Ctrl-C stops everything.");
 }
 
