@@ -4,7 +4,7 @@
 use super::Relay;
 use super::feed::{self, Filter, Page, write_row};
 use super::network::Message;
-use super::send::{Progress, within};
+use super::send::Progress;
 use crate::clock::format_time;
 use crate::error::{Error, Kind, Result};
 use crate::gateway::Database;
@@ -52,7 +52,7 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
         for (at, row) in mine.iter().enumerate() {
             // Only the last row of a page moves a reader's cursor.
             let at = if at + 1 == mine.len() { &page.cursor } else { &cursor };
-            within(relay, relay.network.publish(message(relay, database, row, at))).await?;
+            relay.within(relay.network.publish(message(relay, database, row, at))).await?;
             gateway.metrics.count("change_published");
         }
         if page.behind || page.cursor.vector == cursor.vector {
@@ -61,7 +61,7 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
             continue;
         }
         {
-            within(relay, relay.network.flush()).await?;
+            relay.within(relay.network.flush()).await?;
             if relay.network.generation() != generation {
                 return Err(Error::new(Kind::Unavailable, "the connection was lost while messages were on their way"));
             }

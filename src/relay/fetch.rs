@@ -72,7 +72,7 @@ async fn reply(relay: &Relay, request: Message) -> Result<()> {
         if part + 1 == parts {
             message = message.with(END, "true");
         }
-        super::send::within(relay, relay.network.publish(message)).await?;
+        relay.within(relay.network.publish(message)).await?;
     }
     Ok(())
 }
@@ -82,12 +82,12 @@ pub async fn request(relay: &Relay, from: &Region, db: &DatabaseName, region: &R
     let _turn = relay.fetching.acquire().await;
     let away = |what: &str| Error::new(Kind::Unavailable, format!("fetching {db}/{region} from {from}: {what}"));
     let inbox = relay.network.inbox();
-    let mut parts = super::send::within(relay, relay.network.subscribe(&inbox, None)).await?;
+    let mut parts = relay.within(relay.network.subscribe(&inbox, None)).await?;
     let asked = FetchRequest { db: db.to_string(), region: region.to_string(), after, limit: EVENTS_MAX };
     let payload = serde_json::to_vec(&asked).map_err(|error| Error::because(Kind::Internal, "writing a fetch", error))?;
     let mut message = Message::new(relay.subjects.fetch(from), payload);
     message.reply = Some(inbox);
-    super::send::within(relay, relay.network.publish(message)).await?;
+    relay.within(relay.network.publish(message)).await?;
     let mut whole = Vec::new();
     for expected in 0.. {
         let part = tokio::time::timeout(relay.patience(), parts.recv()).await;

@@ -2,7 +2,6 @@
 
 use super::Relay;
 use super::network::Message;
-use super::send::within;
 use super::wire::{self, Held};
 use crate::id::DatabaseName;
 use crate::store::Head;
@@ -23,7 +22,7 @@ pub async fn run(relay: Arc<Relay>) {
         let held = due(&relay, &mut told, &mut next);
         for text in wire::heartbeats(relay.gateway.clock.now(), &held, BYTES_MAX) {
             let message = Message::new(relay.subjects.heartbeat(&relay.gateway.region), text);
-            if within(&relay, relay.network.publish(message)).await.is_err() {
+            if relay.within(relay.network.publish(message)).await.is_err() {
                 break;
             }
         }

@@ -1,7 +1,6 @@
 //! What a silent region had already sent: its stream in JetStream, read only where no region answers for its journal.
 
 use super::Relay;
-use super::send::within;
 use super::subject::About;
 use super::wire::LAST;
 use crate::error::Result;
@@ -27,15 +26,15 @@ pub async fn journals(relay: &Relay) -> Vec<(DatabaseName, Region, Position)> {
 async fn look(relay: &Relay, found: &mut Vec<(DatabaseName, Region, Position)>) -> Result<()> {
     let network = &relay.network;
     let prefix = relay.subjects.streams();
-    for stream in within(relay, network.streams(&prefix)).await? {
+    for stream in relay.within(network.streams(&prefix)).await? {
         let Ok(region) = Region::new(stream.strip_prefix(&prefix).unwrap_or("")) else { continue };
         if region == relay.gateway.region || relay.gateway.relay.hears(&region, SILENT_AFTER) {
             continue;
         }
         // One stream that does not answer must not hide the others.
-        for subject in within(relay, network.kept_subjects(&stream)).await.unwrap_or_default() {
+        for subject in relay.within(network.kept_subjects(&stream)).await.unwrap_or_default() {
             let Some(About::Journal(db, region)) = relay.subjects.parse(&subject) else { continue };
-            let last = within(relay, network.kept_last(&stream, &subject)).await;
+            let last = relay.within(network.kept_last(&stream, &subject)).await;
             if let Some(last) = last.ok().flatten().and_then(|(_, message)| message.number(LAST)) {
                 found.push((db, region, last));
             }
@@ -55,8 +54,8 @@ pub async fn runs(relay: &Relay, db: &DatabaseName, region: &Region, after: Posi
 
 async fn read(relay: &Relay, db: &DatabaseName, region: &Region, after: Position, runs: &mut Vec<Bytes>) -> Result<()> {
     let (stream, subject) = (relay.subjects.stream(region), relay.subjects.journal(db, region));
-    let at = |sequence| within(relay, relay.network.kept_next(&stream, &subject, sequence));
-    let Some((newest, _)) = within(relay, relay.network.kept_last(&stream, &subject)).await? else { return Ok(()) };
+    let at = |sequence| relay.within(relay.network.kept_next(&stream, &subject, sequence));
+    let Some((newest, _)) = relay.within(relay.network.kept_last(&stream, &subject)).await? else { return Ok(()) };
     // The first run that ends beyond `after`: last positions rise with sequences.
     let (mut low, mut high) = (1, newest);
     while low < high {

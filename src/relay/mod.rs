@@ -27,6 +27,7 @@ pub use network::{Message, Network};
 pub use status::Status;
 pub use subject::Subjects;
 
+use crate::error::{Error, Kind, Result};
 use crate::gateway::{Database, Gateway};
 use crate::store::DatabaseId;
 use std::collections::HashSet;
@@ -79,6 +80,14 @@ impl Relay {
     /// How long to wait for NATS or a peer.
     pub fn patience(&self) -> Duration {
         Duration::from_millis(self.gateway.config.relay.reply_ms_max)
+    }
+
+    /// Bounds a call on the network in time: a client whose server is frozen waits for ever.
+    pub async fn within<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        match tokio::time::timeout(self.patience(), call).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::new(Kind::Unavailable, "NATS did not answer in time")),
+        }
     }
 
     pub fn poll(&self) -> Duration {

@@ -84,7 +84,7 @@ async fn publish(relay: &Relay, database: &Database, run: Run) -> Result<()> {
     if gateway.config.nats.jetstream {
         let stream = relay.subjects.stream(&gateway.region);
         for attempt in 1..=KEEP_TRIES {
-            match within(relay, relay.network.keep(&stream, message.clone())).await {
+            match relay.within(relay.network.keep(&stream, message.clone())).await {
                 Ok(()) => {
                     gateway.relay.fault("stream", None);
                     return Ok(());
@@ -101,11 +101,12 @@ async fn publish(relay: &Relay, database: &Database, run: Run) -> Result<()> {
         }
     }
     let generation = relay.network.generation();
-    within(relay, async {
-        relay.network.publish(message).await?;
-        relay.network.flush().await
-    })
-    .await?;
+    relay
+        .within(async {
+            relay.network.publish(message).await?;
+            relay.network.flush().await
+        })
+        .await?;
     if relay.network.generation() == generation { Ok(()) } else { Err(Error::new(Kind::Unavailable, "the connection was lost on the way")) }
 }
 
@@ -139,13 +140,5 @@ impl Progress {
             self.kept_at = Instant::now();
         }
         Ok(())
-    }
-}
-
-/// Bounds a call on the network in time: a client whose server is frozen waits for ever.
-pub async fn within<T>(relay: &Relay, call: impl Future<Output = Result<T>>) -> Result<T> {
-    match tokio::time::timeout(relay.patience(), call).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::new(Kind::Unavailable, "NATS did not answer in time")),
     }
 }

@@ -3,7 +3,6 @@
 
 use super::Relay;
 use super::network::Message;
-use super::send::within;
 use crate::gateway::Database;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,7 +17,7 @@ pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
         if commits != told {
             told = commits;
             let hint = Message::new(subject.clone(), relay.holder.to_string());
-            let _ = within(&relay, relay.network.publish(hint)).await;
+            let _ = relay.within(relay.network.publish(hint)).await;
         }
     }
 }

@@ -2,7 +2,7 @@
 //! alone, and every setting is `set local`, so a transaction pooler that knows prepared statements may stand between.
 
 use super::connection::Connection;
-use super::transaction::Transaction;
+use super::transaction::{self, Transaction};
 use super::{Bound, DatabaseId, Head, Loaded, Locked, Span, Store, View, migrate, sql};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
@@ -133,7 +133,7 @@ impl Store for Postgres {
     }
 
     async fn list(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>> {
-        list(&self.reader().await?, db, collection, after, bound).await
+        transaction::list(&self.reader().await?, db, collection, after, bound).await
     }
 
     async fn history(&self, db: DatabaseId, doc: &DocId, before: Option<(Stamp, Region, Position)>, bound: Bound) -> Result<Vec<Event>> {
@@ -190,21 +190,4 @@ impl SpanParams<'_> {
     fn each(&self) -> [&(dyn ToSql + Sync); 6] {
         [self.0, &self.1, &self.2, &self.3, &self.4, &self.5]
     }
-}
-
-pub(super) async fn list(
-    connection: &Connection,
-    db: DatabaseId,
-    collection: Option<&str>,
-    after: Option<&str>,
-    bound: Bound,
-) -> Result<Vec<Document>> {
-    // '0' follows '/': between `todos/` and `todos0` lies the collection `todos`.
-    let (low, high) = match collection {
-        Some(collection) => (format!("{collection}/"), format!("{collection}0")),
-        None => (String::new(), "~".into()),
-    };
-    let low = after.filter(|after| *after > low.as_str()).unwrap_or(&low);
-    let params: [&(dyn ToSql + Sync); 5] = [&db, &low, &high, &(bound.rows as i64), &bound.bytes_sql()];
-    connection.rows("listing documents", sql::LIST, &params, sql::document).await
 }

@@ -2,7 +2,7 @@
 
 use super::columns::{DocumentColumns, EventColumns};
 use super::connection::{Connection, describe, failed};
-use super::{Bound, DatabaseId, Head, Loaded, Locked, Span, Touch, View, postgres, sql};
+use super::{Bound, DatabaseId, Head, Loaded, Locked, Span, Touch, View, sql};
 use crate::error::{Error, Kind, Result};
 use crate::id::DocId;
 use crate::journal::Event;
@@ -177,10 +177,28 @@ impl View for Transaction {
     }
 
     async fn list(&mut self, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>> {
-        postgres::list(&self.connection, self.db, collection, after, bound).await
+        list(&self.connection, self.db, collection, after, bound).await
     }
 
     async fn close(self: Box<Self>) {
         self.end("commit").await;
     }
+}
+
+/// Present documents in the order of their ids; also outside a view, being one statement.
+pub(super) async fn list(
+    connection: &Connection,
+    db: DatabaseId,
+    collection: Option<&str>,
+    after: Option<&str>,
+    bound: Bound,
+) -> Result<Vec<Document>> {
+    // '0' follows '/': between `todos/` and `todos0` lies the collection `todos`.
+    let (low, high) = match collection {
+        Some(collection) => (format!("{collection}/"), format!("{collection}0")),
+        None => (String::new(), "~".into()),
+    };
+    let low = after.filter(|after| *after > low.as_str()).unwrap_or(&low);
+    let params: [&(dyn ToSql + Sync); 5] = [&db, &low, &high, &(bound.rows as i64), &bound.bytes_sql()];
+    connection.rows("listing documents", sql::LIST, &params, sql::document).await
 }

@@ -1,7 +1,7 @@
 //! NATS and Postgres away, frozen, wiped.
 
 use crate::support::client::{increment, put};
-use crate::support::{Region, SUITE, Settings, World, own_nats, own_postgres, signal, until, until_equal};
+use crate::support::{Region, SUITE, Settings, World, children, own_nats, own_postgres, signal, until, until_equal};
 use serde_json::json;
 use std::collections::BTreeMap;
 use tidegate::cli::dev::postgres::Postgres;
@@ -93,8 +93,7 @@ async fn with_postgres_away_or_frozen_there_is_a_503_and_then_recovery_without_a
     eu.client.write(vec![put("a/1", json!({}))]).await;
     let pid = postgres.pid().unwrap();
     // Every process of the cluster: the postmaster and its backends.
-    let children = String::from_utf8(std::process::Command::new("pgrep").args(["-P", &pid.to_string()]).output().unwrap().stdout).unwrap();
-    let all: Vec<u32> = children.lines().filter_map(|line| line.parse().ok()).chain([pid]).collect();
+    let all: Vec<u32> = children(pid).into_iter().chain([pid]).collect();
     let send = |name: &str| all.iter().for_each(|pid| signal(*pid, name));
     let ready = || {
         let request = eu.client.http.get(format!("{}/readyz", eu.client.url));

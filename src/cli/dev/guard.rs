@@ -44,6 +44,11 @@ impl User {
     }
 }
 
+/// Sends a signal to a process, or to a group (`-group`). By the shell's own `kill`: a bare system has no other.
+pub fn send(signal: &str, target: &str) {
+    let _ = Command::new("/bin/sh").args(["-c", r#"kill -s "$0" -- "$1""#, signal, target]).output();
+}
+
 /// Waits until a process that an earlier run may have left is gone: first for its guard to end it, then asking it,
 /// then insisting. Only a process whose command line names our own path is taken for ours.
 pub async fn settle(pid: u32, path: &Path, signal: &str) {
@@ -56,11 +61,10 @@ pub async fn settle(pid: u32, path: &Path, signal: &str) {
         if !ours() {
             return;
         }
-        let send = |signal: &str| drop(Command::new("kill").args(["-s", signal, &pid.to_string()]).output());
         match attempt {
-            30 => send(signal),
-            200 => send("CONT"),
-            201 => send("KILL"),
+            30 => send(signal, &pid.to_string()),
+            200 => send("CONT", &pid.to_string()),
+            201 => send("KILL", &pid.to_string()),
             _ => {}
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -121,7 +125,7 @@ impl Guarded {
         drop(self.pipe.take());
         if tokio::time::timeout(Duration::from_secs(20), self.child.wait()).await.is_err() {
             if let Some(group) = self.child.id() {
-                let _ = Command::new("kill").args(["-KILL", "--", &format!("-{group}")]).output();
+                send("KILL", &format!("-{group}"));
             }
             let _ = self.child.wait().await;
         }

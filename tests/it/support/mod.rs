@@ -221,8 +221,15 @@ pub async fn until_equal(a: &Client, b: &Client) {
 
 /// Sends a signal to a process of ours.
 pub fn signal(pid: u32, signal: &str) {
-    let status = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status().unwrap();
-    assert!(status.success(), "kill -{signal} {pid}");
+    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} is gone: no {signal} for it");
+    tidegate::cli::dev::guard::send(signal, &pid.to_string());
+}
+
+/// The processes that one started.
+pub fn children(pid: u32) -> Vec<u32> {
+    let parent = |stat: &str| stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<u32>().ok();
+    let pids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|child| std::fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| parent(&stat) == Some(pid))).collect()
 }
 
 /// Starts a NATS of a test's own.
