@@ -61,7 +61,8 @@ pub struct Running {
     pub gateway: Arc<Gateway>,
     pub address: SocketAddr,
     failures: Failures,
-    server: JoinHandle<bool>,
+    /// `None` once it has ended by itself.
+    server: Option<JoinHandle<bool>>,
     relay: Option<Arc<Relay>>,
 }
 
@@ -83,7 +84,7 @@ pub async fn start(config: Config, clock: Clock, random: Random) -> Result<Runni
     let relay = relay(&gateway).await?;
     tracing::info!(region = %gateway.region, %address, nats = relay.is_some(), "serving; no keys are configured, so only this machine may connect");
     let server = tokio::spawn(serve::serve(gateway.clone(), listener));
-    Ok(Running { gateway, address, failures, server, relay })
+    Ok(Running { gateway, address, failures, server: Some(server), relay })
 }
 
 async fn relay(gateway: &Arc<Gateway>) -> Result<Option<Arc<Relay>>> {
@@ -101,9 +102,19 @@ async fn relay(gateway: &Arc<Gateway>) -> Result<Option<Arc<Relay>>> {
 impl Running {
     /// Completes when a critical task ended; says which.
     pub async fn failed(&mut self) -> String {
+        let server = &mut self.server;
+        let ended = async {
+            match server {
+                Some(task) => drop(task.await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             Some(why) = self.failures.recv() => why,
-            _ = &mut self.server => "the listener ended".into(),
+            () = ended => {
+                self.server = None;
+                "the listener ended".into()
+            }
         }
     }
 
@@ -112,7 +123,10 @@ impl Running {
         let lifecycle = &self.gateway.lifecycle;
         lifecycle.enter(Phase::Draining);
         let drain = Duration::from_millis(self.gateway.config.http.drain_ms_max) + Duration::from_secs(1);
-        let clean = if self.server.is_finished() { false } else { matches!(tokio::time::timeout(drain, self.server).await, Ok(Ok(true))) };
+        let clean = match self.server {
+            Some(server) => matches!(tokio::time::timeout(drain, server).await, Ok(Ok(true))),
+            None => false,
+        };
         lifecycle.enter(Phase::Stopped);
         if let Some(relay) = &self.relay {
             // A neighbour need not wait for the leases to run out. Not done: they run out.
