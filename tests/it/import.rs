@@ -1,7 +1,7 @@
 //! `tidegate import` and `tidegate verify`, as a person runs them.
 
 use crate::support::client::{Client, put};
-use crate::support::{Region, SUITE, World, own_nats, signal, until_equal};
+use crate::support::{SUITE, World, own_nats, signal, until_equal};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -114,13 +114,4 @@ async fn a_line_that_is_no_batch_is_named() {
     let nowhere = tidegate(&["import", file.to_str().unwrap(), "--db", "shop", "--url", "http://127.0.0.1:1"]).await;
     assert!(nowhere.status.code() == Some(5) && said(&nowhere).contains("is a gateway running there?"), "{}", said(&nowhere));
     eu.finish().await;
-}
-
-/// Unused in a test by itself, kept beside the others: a region dropped without being finished still stops.
-impl Drop for Region {
-    fn drop(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.gateway.lifecycle.enter(tidegate::lifecycle::Phase::Stopped);
-        }
-    }
 }

@@ -192,6 +192,15 @@ impl Region {
     }
 }
 
+/// One that was not finished, because its test failed or damaged it on purpose, still stops.
+impl Drop for Region {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.gateway.lifecycle.enter(tidegate::lifecycle::Phase::Stopped);
+        }
+    }
+}
+
 /// Runs the audit over a region's database; it must find nothing.
 pub async fn verify(owner_url: &str) {
     let report = tidegate::verify::verify(owner_url, None, &mut ()).await.unwrap();
