@@ -151,10 +151,6 @@ impl Folded {
         self.refresh();
     }
 
-    pub fn has_history(&self) -> bool {
-        self.whole.is_some()
-    }
-
     /// Whether an author had seen all of the document, as far as that can be told without its events.
     pub fn is_all_seen(&self, author: &Author<'_>) -> bool {
         let recent = |(region, position, client): &(Region, Position, Uuid)| {

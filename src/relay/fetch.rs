@@ -54,13 +54,7 @@ async fn reply(relay: &Relay, request: Message) -> Result<()> {
         let upto = gateway.store.head(database.id).await?.vector.get(&region);
         let span = Span { region, after: asked.after.min(upto), upto };
         let bound = Bound { rows: asked.limit.clamp(1, EVENTS_MAX), bytes: gateway.config.relay.fetch_bytes_max };
-        let mut lines = gateway.store.lines(database.id, &db, &span, bound).await?;
-        // Whole atomic batches only: half of one could not be applied.
-        if let Some((last, batch, _)) = lines.last().filter(|(_, batch, _)| !batch.may_stop_after()) {
-            let rest = Bound { rows: (batch.count - batch.index - 1) as usize, bytes: usize::MAX };
-            let span = Span { after: *last, ..span };
-            lines.extend(gateway.store.lines(database.id, &db, &span, rest).await?);
-        }
+        let lines = gateway.store.whole_lines(database.id, &db, &span, bound).await?;
         payload = wire::pack(lines.iter().map(|(.., line)| line.as_str()));
     }
     let payload = Bytes::from(payload);

@@ -126,11 +126,19 @@ pub trait Store: Send + Sync + 'static {
     /// A document's events, newest in T first, before the given place in T.
     async fn history(&self, db: DatabaseId, doc: &DocId, before: Option<(Stamp, Region, Position)>, bound: Bound) -> Result<Vec<Event>>;
 
-    /// A run of a journal as events.
-    async fn events(&self, db: DatabaseId, span: &Span, bound: Bound) -> Result<Vec<Event>>;
-
     /// A run of a journal as canonical lines, each with its position and batch, without reading their effects.
     async fn lines(&self, db: DatabaseId, name: &DatabaseName, span: &Span, bound: Bound) -> Result<Vec<(Position, Batch, String)>>;
+
+    /// The same, and on to the end of an atomic batch that the bound would have cut: half of one is of no use.
+    async fn whole_lines(&self, db: DatabaseId, name: &DatabaseName, span: &Span, bound: Bound) -> Result<Vec<(Position, Batch, String)>> {
+        let mut lines = self.lines(db, name, span, bound).await?;
+        if let Some((last, batch, _)) = lines.last().filter(|(_, batch, _)| !batch.may_stop_after()) {
+            let rest = Bound { rows: (batch.count - batch.index - 1) as usize, bytes: usize::MAX };
+            let span = Span { after: *last, ..span.clone() };
+            lines.extend(self.lines(db, name, &span, rest).await?);
+        }
+        Ok(lines)
+    }
 
     /// One consistent view of a database, for reads that belong together; and the head in it.
     async fn view(&self, db: DatabaseId) -> Result<(Box<dyn View>, Head)>;

@@ -145,11 +145,6 @@ impl Store for Postgres {
         self.reader().await?.rows("reading a history", &sql::history(), &params, sql::event).await
     }
 
-    async fn events(&self, db: DatabaseId, span: &Span, bound: Bound) -> Result<Vec<Event>> {
-        let params = span_params(&db, span, bound);
-        self.reader().await?.rows("reading a journal", &sql::events_of_a_run(), &params.each(), sql::event).await
-    }
-
     async fn lines(&self, db: DatabaseId, name: &DatabaseName, span: &Span, bound: Bound) -> Result<Vec<(Position, Batch, String)>> {
         let params = span_params(&db, span, bound);
         self.reader().await?.rows("reading a journal", &sql::events_of_a_run(), &params.each(), |row| sql::line(row, name)).await

@@ -32,13 +32,7 @@ pub async fn read(State(context): State<Context>, Path((db, region)): Path<(Stri
         // Up to the head, which never stops inside an atomic batch; a page may.
         let upto = head.vector.get(&region);
         let span = Span { region, after: after.min(upto), upto };
-        let lines = gateway.store.lines(database.id, &database.name, &span, Bound { rows: limit, bytes: BYTES_MAX }).await?;
-        let mut lines = lines;
-        if let Some((last, batch, _)) = lines.last().filter(|(_, batch, _)| !batch.may_stop_after()) {
-            let rest = (batch.count - batch.index - 1) as usize;
-            let span = Span { after: *last, ..span };
-            lines.extend(gateway.store.lines(database.id, &database.name, &span, Bound { rows: rest, bytes: usize::MAX }).await?);
-        }
+        let lines = gateway.store.whole_lines(database.id, &database.name, &span, Bound { rows: limit, bytes: BYTES_MAX }).await?;
         let mut out = String::with_capacity(lines.iter().map(|(.., line)| line.len() + 1).sum());
         for (.., line) in &lines {
             out.push_str(line);
