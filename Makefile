@@ -1,13 +1,17 @@
 # make dev     everything on this machine, no set-up (make dev ARGS='--regions 2')
+# make demo    three regions, a partition, conflicts, and proof that they end equal; ends by itself
 # make test    formatting aside, everything that must hold
 # make check   what a change must pass: formatting, lints, tests
 # make tools   installs what is missing: a C linker, Postgres, nats-server
 
 SHELL := /bin/sh
-.PHONY: dev test check tools
+.PHONY: dev demo test check tools
 
 dev: tools
 	cargo run --quiet -- dev $(ARGS)
+
+demo: tools
+	cargo run --quiet -- demo $(ARGS)
 
 test: tools
 	cargo test

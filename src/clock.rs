@@ -22,6 +22,8 @@ pub struct Clock(Source);
 enum Source {
     System,
     Manual(Arc<AtomicI64>),
+    /// What is to be added to the time that has passed.
+    Following(tokio::time::Instant, Arc<AtomicI64>),
 }
 
 impl Clock {
@@ -34,6 +36,11 @@ impl Clock {
         Self(Source::Manual(Arc::new(AtomicI64::new(now))))
     }
 
+    /// A clock that runs with the runtime's time, which a simulation makes pass as it likes; [`set`](Self::set) makes it jump.
+    pub fn following(now: Millis) -> Self {
+        Self(Source::Following(tokio::time::Instant::now(), Arc::new(AtomicI64::new(now))))
+    }
+
     pub fn now(&self) -> Millis {
         match &self.0 {
             #[allow(clippy::disallowed_methods)] // the one place that asks the system
@@ -41,13 +48,16 @@ impl Clock {
                 std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as Millis)
             }
             Source::Manual(now) => now.load(Ordering::SeqCst),
+            Source::Following(begun, at) => at.load(Ordering::SeqCst) + begun.elapsed().as_millis() as Millis,
         }
     }
 
-    /// Sets a manual clock; a system clock is left alone.
+    /// Sets a clock that is not the system's.
     pub fn set(&self, now: Millis) {
-        if let Source::Manual(clock) = &self.0 {
-            clock.store(now, Ordering::SeqCst);
+        match &self.0 {
+            Source::System => {}
+            Source::Manual(clock) => clock.store(now, Ordering::SeqCst),
+            Source::Following(begun, at) => at.store(now - begun.elapsed().as_millis() as Millis, Ordering::SeqCst),
         }
     }
 }

@@ -96,6 +96,7 @@ pub struct Relay {
     pub message_bytes_max: usize,
     pub fetch_bytes_max: usize,
     pub reply_ms_max: u64,
+    pub ask_ms: u64,
     pub inbox_runs_max: usize,
 }
 
@@ -302,7 +303,7 @@ fn lay_over(settings: &mut Table, given: Table, path: &str, faults: &mut Vec<Str
 fn take_environment(settings: &mut Table, environment: &BTreeMap<String, String>, faults: &mut Vec<String>) {
     let mut left: BTreeMap<&str, &str> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     // Said to other commands, or beside the settings.
-    for other in ["TIDEGATE_CONFIG", "TIDEGATE_NATS_SERVER"] {
+    for other in ["TIDEGATE_CONFIG", "TIDEGATE_NATS_SERVER", "TIDEGATE_URL"] {
         left.remove(other);
     }
     fn walk(table: &mut Table, prefix: &str, left: &mut BTreeMap<&str, &str>, faults: &mut Vec<String>) {

@@ -20,6 +20,10 @@ pub enum Kind {
     TooMany,
     /// Something we stand on is away: nothing was kept, later may go.
     Unavailable,
+    /// This region does not write before it holds its own journal again.
+    Recovering,
+    /// This gateway's clock is too far from the others' to stamp events.
+    Clock,
     /// A commit was sent and its reply lost: it is kept or not, a retry tells.
     Unknown,
     /// What is stored contradicts itself: stop, do not guess.
@@ -47,6 +51,8 @@ impl Kind {
             Self::TooLarge => (false, 413, 2),
             Self::TooMany => (true, 429, 5),
             Self::Unavailable => (true, 503, 5),
+            Self::Recovering => (true, 503, 5),
+            Self::Clock => (true, 503, 5),
             Self::Unknown => (true, 503, 5),
             Self::Corrupt => (false, 500, 6),
             Self::Internal => (false, 500, 1),

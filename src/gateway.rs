@@ -3,9 +3,12 @@
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::id::{DatabaseName, Region};
+use crate::id::{DatabaseName, Position, Region};
 use crate::ingest::commit::{self, Appender, advance};
+use crate::ingest::definitions::Definitions;
+use crate::ingest::{Checked, Outcome};
 use crate::lifecycle::{Lifecycle, Phase};
+use crate::planted::Planted;
 use crate::random::Random;
 use crate::relay;
 use crate::store::{DatabaseId, Head, Store};
@@ -26,9 +29,12 @@ pub struct Gateway {
     pub random: Random,
     pub store: Arc<dyn Store>,
     pub lifecycle: Lifecycle,
+    planted: Planted,
     pub metrics: Metrics,
     pub relay: relay::Status,
     databases: RwLock<BTreeMap<DatabaseName, Arc<Database>>>,
+    /// The other regions were asked what they hold of this one's journals.
+    pub asked: watch::Sender<bool>,
     /// Somebody committed, somewhere: look now rather than at the next poll.
     pub look: Notify,
 }
@@ -40,11 +46,47 @@ pub struct Database {
     pub appender: Appender,
     /// The latest head this process knows of.
     pub head: Arc<watch::Sender<Head>>,
+    gate: watch::Sender<Gate>,
+}
+
+/// Whether a database takes writes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Gate {
+    Open,
+    /// Other regions hold this region's journal up to here, and it does not: writing now would give positions twice.
+    Behind(Position),
+    /// Its journal has two contents at one position.
+    Forked,
 }
 
 impl Database {
     pub fn known(&self) -> Head {
         self.head.borrow().clone()
+    }
+
+    pub fn gate(&self) -> Gate {
+        *self.gate.borrow()
+    }
+
+    /// Takes no writes any more; a fork stays one.
+    pub fn shut(&self, gate: Gate) {
+        self.gate.send_modify(|now| {
+            *now = match (*now, gate) {
+                (Gate::Forked, _) => Gate::Forked,
+                (Gate::Behind(known), Gate::Behind(told)) => Gate::Behind(known.max(told)),
+                (_, gate) => gate,
+            }
+        });
+    }
+
+    /// Takes writes again once its journal is here up to where others hold it. Whether it is open now.
+    pub fn open_at(&self, have: Position) -> bool {
+        self.gate.send_modify(|now| {
+            if matches!(now, Gate::Behind(upto) if have >= *upto) {
+                *now = Gate::Open;
+            }
+        });
+        self.gate() == Gate::Open
     }
 }
 
@@ -55,11 +97,13 @@ pub struct Parts {
     pub random: Random,
     pub store: Arc<dyn Store>,
     pub lifecycle: Lifecycle,
+    /// A fault that a test wants found.
+    pub planted: Planted,
 }
 
 impl Gateway {
     pub fn new(parts: Parts) -> Result<Arc<Self>> {
-        let Parts { config, clock, random, store, lifecycle } = parts;
+        let Parts { config, clock, random, store, lifecycle, planted } = parts;
         let region = Region::new(&config.region).map_err(|why| Error::new(Kind::Invalid, why))?;
         Ok(Arc::new(Self {
             region,
@@ -67,9 +111,11 @@ impl Gateway {
             random,
             store,
             lifecycle,
+            planted,
             metrics: Metrics::default(),
             relay: relay::Status::default(),
             databases: RwLock::default(),
+            asked: watch::Sender::new(true),
             look: Notify::new(),
             config,
         }))
@@ -145,11 +191,53 @@ impl Gateway {
                 limits: self.config.ingest(),
                 bounds: self.config.bounds(),
                 head: head.clone(),
+                planted: self.planted,
+                definitions: Definitions::default(),
             });
             self.lifecycle.critical(format!("appender of {name}"), task);
-            Arc::new(Database { id, name: name.clone(), appender, head })
+            Arc::new(Database { id, name: name.clone(), appender, head, gate: watch::Sender::new(Gate::Open) })
         });
         known.clone()
+    }
+
+    /// Appends a batch, where this region may write at all; the answer comes after the commit.
+    pub async fn append(&self, database: &Database, batch: Checked) -> Result<Outcome> {
+        let standing = self.relay.standing();
+        if standing.refuses(self.config.clock.ahead_ms_max) {
+            let doing = format!(
+                "this gateway's clock is {} ms ahead of the median of {} regions' clocks; it takes no writes before it is set right",
+                standing.ahead, standing.clocks
+            );
+            return Err(Error::new(Kind::Clock, doing));
+        }
+        let _ = self.asked.subscribe().wait_for(|asked| *asked).await;
+        match database.gate() {
+            Gate::Open => database.appender.append(batch).await,
+            Gate::Behind(upto) => {
+                let doing = format!(
+                    "this region's Postgres was set back: it holds {} and others {}:{upto}; it takes writes once its own journal is fetched",
+                    database.known().vector,
+                    self.region
+                );
+                Err(Error::new(Kind::Recovering, doing))
+            }
+            Gate::Forked => {
+                let doing = format!("the journal of {} in {} has forked; write to another region", database.name, self.region);
+                Err(Error::new(Kind::Recovering, doing))
+            }
+        }
+    }
+
+    /// Why this gateway should not be sent requests yet, if so: it has not asked the others, or has not caught up.
+    pub fn unready(&self) -> Option<String> {
+        if !*self.asked.borrow() {
+            return Some("asking the other regions what they hold".into());
+        }
+        let databases = self.databases();
+        if let Some(database) = databases.iter().find(|database| matches!(database.gate(), Gate::Behind(_))) {
+            return Some(format!("fetching back this region's own journal of {}", database.name));
+        }
+        self.relay.lacks(|db| databases.iter().find(|database| database.name == *db).map(|database| database.known().vector))
     }
 
     /// Waits until a database covers a vector; whether it does. Asks the store once, since another process may have
@@ -166,6 +254,7 @@ impl Gateway {
         let mut heads = database.head.subscribe();
         let mut reached = std::pin::pin!(heads.wait_for(|head| head.vector.covers(wanted)));
         tokio::select! {
+            biased;
             reached = &mut reached => Ok(reached.is_ok()),
             () = tokio::time::sleep(wait) => Ok(false),
             () = self.lifecycle.reached(Phase::Draining) => Ok(false),

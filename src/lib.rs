@@ -10,6 +10,7 @@ pub mod error;
 pub mod id;
 pub mod json;
 pub mod lifecycle;
+pub mod planted;
 pub mod problem;
 pub mod random;
 pub mod telemetry;

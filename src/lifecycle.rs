@@ -55,8 +55,9 @@ impl Lifecycle {
         let work = tokio::spawn(async move {
             let stop = this.clone();
             tokio::select! {
-                () = task => this.phase() < Phase::Stopped,
+                biased;
                 () = stop.reached(Phase::Stopped) => false,
+                () = task => this.phase() < Phase::Stopped,
             }
         });
         let failed = self.failed.clone();

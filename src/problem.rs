@@ -32,6 +32,9 @@ pub enum ProblemKind {
     Type,
     DocumentTooLarge,
     Reserved,
+    Schema,
+    /// This region's own clock is wrong.
+    ClockHere,
 }
 
 impl ProblemKind {
@@ -64,6 +67,8 @@ impl ProblemKind {
             Self::Type => ("type", "The op does not fit what stands there", 409),
             Self::DocumentTooLarge => ("document-too-large", "The document would be larger than the limit", 413),
             Self::Reserved => ("reserved", "Collections with a leading _ are not for writing", 403),
+            Self::Schema => ("schema", "The document would not be as its collection's schema has it", 422),
+            Self::ClockHere => ("clock", "This region's clock is too far from the others'", 503),
         }
     }
 

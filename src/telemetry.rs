@@ -6,6 +6,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use std::sync::Mutex;
 use tracing_subscriber::EnvFilter;
@@ -54,7 +55,14 @@ pub struct Metrics {
     pub subscribers: Gauge,
     pub silent_millis: Family<ByPeer, Gauge>,
     pub ahead_millis: Family<ByPeer, Gauge>,
+    pub compared_millis: Family<ByPeer, Gauge>,
+    pub behind_events: Family<ByPeer, Gauge>,
+    pub behind_millis: Family<ByPeer, Gauge>,
+    /// From accepted in another region to applied here, seconds.
+    pub convergence: Family<ByPeer, Histogram, fn() -> Histogram>,
+    pub digest_mismatches: Counter,
     pub faults: Gauge,
+    pub faults_red: Gauge,
 }
 
 impl Default for Metrics {
@@ -71,7 +79,13 @@ impl Default for Metrics {
             subscribers: Gauge::default(),
             silent_millis: Family::default(),
             ahead_millis: Family::default(),
+            compared_millis: Family::default(),
+            behind_events: Family::default(),
+            behind_millis: Family::default(),
+            convergence: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.005, 2.0, 18))),
+            digest_mismatches: Counter::default(),
             faults: Gauge::default(),
+            faults_red: Gauge::default(),
         };
         {
             let mut registry = metrics.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -89,7 +103,20 @@ impl Default for Metrics {
             registry.register("serve_subscribers", "Live feeds", metrics.subscribers.clone());
             registry.register("relay_silent_millis", "Since a peer region was heard", metrics.silent_millis.clone());
             registry.register("relay_clock_ahead_millis", "A peer region's clock minus ours", metrics.ahead_millis.clone());
+            let compared = "Since digests were last compared with a peer region, the longest of any database";
+            registry.register("relay_compared_millis", compared, metrics.compared_millis.clone());
+            registry.register(
+                "relay_behind_events",
+                "Events of a region that peers hold and this one does not",
+                metrics.behind_events.clone(),
+            );
+            registry.register("relay_behind_millis", "For how long the first of them has been missing", metrics.behind_millis.clone());
+            let convergence = "From accepted in another region to applied here";
+            registry.register("relay_convergence_seconds", convergence, metrics.convergence.clone());
+            let mismatches = "Heartbeats with an equal vector and an unequal digest: documents differ";
+            registry.register("relay_digest_mismatches", mismatches, metrics.digest_mismatches.clone());
             registry.register("relay_faults", "Faults the status names", metrics.faults.clone());
+            registry.register("relay_faults_red", "Of those, the ones that do not mend themselves", metrics.faults_red.clone());
         }
         metrics
     }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,14 +37,14 @@ pub struct Arguments {
 }
 
 #[derive(Default)]
-struct Summary {
-    batches: u64,
-    applied: u64,
-    duplicate: u64,
-    rejected: u64,
-    not_applied: u64,
+pub(super) struct Summary {
+    pub(super) batches: u64,
+    pub(super) applied: u64,
+    pub(super) duplicate: u64,
+    pub(super) rejected: u64,
+    pub(super) not_applied: u64,
     unseen: u64,
-    shown: Vec<String>,
+    pub(super) shown: Vec<String>,
 }
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
@@ -66,7 +66,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         }
     }
     let read = Arc::new(AtomicU64::new(0));
-    let (lines, size) = open(&arguments, read.clone())?;
+    let (lines, size) = open(&arguments.file, read.clone())?;
     // By the bytes of the file: how many batches there are is known only at its end.
     let bar = std::io::stderr().is_terminal().then(|| match size {
         Some(size) => super::progress_bar(size, "bytes"),
@@ -106,12 +106,12 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 /// The lines of the file, and its size where it is known.
-fn open(arguments: &Arguments, read: Arc<AtomicU64>) -> Result<(Box<dyn BufRead>, Option<u64>)> {
-    let fail = |error: std::io::Error| Error::because(Kind::Invalid, format!("reading {}", arguments.file.display()), error);
-    let (input, size): (Box<dyn Read>, Option<u64>) = if arguments.file.as_os_str() == "-" {
+pub(super) fn open(path: &Path, read: Arc<AtomicU64>) -> Result<(Box<dyn BufRead>, Option<u64>)> {
+    let fail = |error: std::io::Error| Error::because(Kind::Invalid, format!("reading {}", path.display()), error);
+    let (input, size): (Box<dyn Read>, Option<u64>) = if path.as_os_str() == "-" {
         (Box::new(std::io::stdin()), None)
     } else {
-        let file = File::open(&arguments.file).map_err(fail)?;
+        let file = File::open(path).map_err(fail)?;
         let size = file.metadata().map_err(fail)?.len();
         (Box::new(file), Some(size))
     };
@@ -146,7 +146,7 @@ fn take_over(batch: &mut BTreeMap<String, Box<RawValue>>, client: Uuid) -> serde
 }
 
 /// Posts one batch; overloaded or away, it comes again: a batch that was kept says `duplicate`.
-async fn post(http: &reqwest::Client, url: &str, batch: &str, place: &str) -> Result<Value> {
+pub(super) async fn post(http: &reqwest::Client, url: &str, batch: &str, place: &str) -> Result<Value> {
     let mut last = String::new();
     for attempt in 0..TRIES_MAX {
         let sent = http.post(url).header("content-type", "application/json").body(batch.to_owned()).send().await;
@@ -168,7 +168,7 @@ async fn post(http: &reqwest::Client, url: &str, batch: &str, place: &str) -> Re
 }
 
 impl Summary {
-    fn add(&mut self, answer: &Value, place: &str) {
+    pub(super) fn add(&mut self, answer: &Value, place: &str) {
         self.batches += 1;
         for result in answer.get("results").and_then(Value::as_array).into_iter().flatten() {
             self.unseen += u64::from(result.get("unseen") == Some(&Value::Bool(true)));

@@ -1,9 +1,13 @@
 //! The command line, a file per command.
 
+mod demo;
 pub mod dev;
 mod import;
 mod migrate;
+mod rebuild;
+mod relay;
 pub mod serve;
+mod status;
 mod verify;
 
 use crate::error::{Error, Kind, Result};
@@ -35,6 +39,14 @@ enum Command {
     Import(import::Arguments),
     /// Read everything a region holds and prove it: positions, stamps, bytes, documents
     Verify(verify::Arguments),
+    /// Make documents again from the journals, while gateways serve
+    Rebuild(rebuild::Arguments),
+    /// Tell a gateway about other regions: one is gone for good, or its clock was wrong
+    Relay(relay::Arguments),
+    /// Show the health of one or several gateways, refreshing on a terminal
+    Status(status::Arguments),
+    /// A show that ends by itself: three regions, a partition, and proof that they end equal
+    Demo(demo::Arguments),
 }
 
 /// Runs the command that the process was started with.
@@ -54,6 +66,10 @@ pub fn run() -> ExitCode {
             Command::Migrate(arguments) => migrate::run(arguments).await,
             Command::Import(arguments) => import::run(arguments).await,
             Command::Verify(arguments) => verify::run(arguments).await,
+            Command::Rebuild(arguments) => rebuild::run(arguments).await,
+            Command::Relay(arguments) => relay::run(arguments).await,
+            Command::Status(arguments) => status::run(arguments).await,
+            Command::Demo(arguments) => demo::run(arguments).await,
         }
     });
     // What still runs has been told to stop; it is not waited for.

@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::gateway::{Gateway, Parts};
 use crate::id::Region;
 use crate::lifecycle::{Failures, Lifecycle, Phase};
+use crate::planted::Planted;
 use crate::random::Random;
 use crate::relay::nats::Nats;
 use crate::relay::{Relay, Subjects};
@@ -79,7 +80,7 @@ pub async fn start(config: Config, clock: Clock, random: Random) -> Result<Runni
     let (lifecycle, failures) = Lifecycle::new();
     let listener = serve::bind(&config.http.address).await?;
     let address = serve::address(&listener)?;
-    let gateway = Gateway::new(Parts { config, clock, random, store, lifecycle })?;
+    let gateway = Gateway::new(Parts { config, clock, random, store, lifecycle, planted: Planted::default() })?;
     gateway.start().await?;
     let relay = relay(&gateway).await?;
     tracing::info!(region = %gateway.region, %address, nats = relay.is_some(), "serving; no keys are configured, so only this machine may connect");

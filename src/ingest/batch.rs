@@ -5,6 +5,7 @@
 //! problem of the request.
 
 use super::Limits;
+use super::schema::collection_defined_by;
 use crate::clock::{Clock, Millis, Stamp, parse_time};
 use crate::id::{DatabaseName, DocId};
 use crate::journal::{Kind, Pointer};
@@ -68,6 +69,8 @@ pub enum Action {
     Add(Pointer, Vec<Value>),
     Remove(Pointer, Vec<Value>),
     Delete,
+    /// One leaf, as it is given, whatever rule is in force: what a restored conflict amounts to.
+    Set(Pointer, Value),
 }
 
 /// What must hold here for the op to be kept.
@@ -81,7 +84,7 @@ impl Action {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Put(_) => Kind::Put,
-            Self::Patch(_) => Kind::Patch,
+            Self::Patch(_) | Self::Set(..) => Kind::Patch,
             Self::Increment(..) => Kind::Increment,
             Self::Add(..) => Kind::Add,
             Self::Remove(..) => Kind::Remove,
@@ -145,6 +148,8 @@ pub struct Reader<'a> {
     pub limits: &'a Limits,
     pub clock: &'a Clock,
     pub random: &'a Random,
+    /// The latest stamp here: what lies before it drags nobody any further.
+    pub stamp: Stamp,
 }
 
 impl Reader<'_> {
@@ -214,7 +219,7 @@ impl Reader<'_> {
     /// A stamp that a client shows must not drag this region's clock into the future.
     pub fn not_ahead(&self, stamp: Stamp, what: &str) -> Result<(), Problem> {
         let ahead = stamp.millis() - self.clock.now();
-        if ahead <= self.limits.clock_ahead_max {
+        if ahead <= self.limits.clock_ahead_max || stamp <= self.stamp {
             return Ok(());
         }
         let detail = format!(
@@ -269,7 +274,7 @@ fn sent_id(text: &str) -> Option<String> {
 fn read_op(mut members: Object, defaults: &Defaults, limits: &Limits) -> Result<Op, Problem> {
     let id = read_uuid(&take_text(&mut members, "id")?, "id").map_err(|problem| problem.at("/id"))?;
     let doc = DocId::new(&take_text(&mut members, "doc")?).map_err(|why| invalid("/doc", why))?;
-    if doc.is_reserved() {
+    if doc.is_reserved() && collection_defined_by(&doc).is_none() {
         return Err(Problem::new(ProblemKind::Reserved, format!("the collection {:?} is reserved", doc.collection())).at("/doc"));
     }
     let kind = take_text(&mut members, "type")?;
@@ -362,6 +367,15 @@ impl<'a> Sent<'a> {
         out.push('}');
         (Sha256::digest(&out).into(), out.len())
     }
+}
+
+/// What a set that no client sent would be known by, and the bytes it adds at most.
+pub fn sent_of_set(doc: &DocId, action: &Action) -> ([u8; 32], usize) {
+    let mut sent = Sent::new(doc, action.kind());
+    if let Action::Set(pointer, value) = action {
+        (sent.path, sent.value) = (Some(pointer.clone()), Some(value.canonical()));
+    }
+    sent.finish()
 }
 
 fn take_object(members: &mut Object, hash: &mut Sent<'_>, limits: &Limits) -> Result<Object, Problem> {

@@ -6,7 +6,7 @@ fn read(body: &str) -> Result<Checked, Problem> {
     let db = DatabaseName::new("shop").unwrap();
     let limits = Limits { ops_max: 3, document_bytes_max: 1000, json_depth_max: 8, clock_ahead_max: 3_600_000 };
     let (clock, random) = (Clock::manual(1_000_000), Random::system());
-    Reader { db: &db, limits: &limits, clock: &clock, random: &random }.read(body.as_bytes())
+    Reader { db: &db, limits: &limits, clock: &clock, random: &random, stamp: Stamp::default() }.read(body.as_bytes())
 }
 
 const ID: &str = "01970f5e-0000-7000-8000-000000000000";

@@ -8,19 +8,27 @@
 
 use super::Limits;
 use super::batch::Checked;
-use super::decide::{Context, Decided, Gap, Work, session_after};
+use super::decide::{Context, Decided, Gap, Refold, Work, session_after};
+use super::definitions::Definitions;
+use super::past::Reader;
+use super::schema::definition_of;
 use super::verdict::Outcome;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
 use crate::id::{DocId, Position, Region};
 use crate::journal::Event;
+use crate::json::Value;
+use crate::planted::Planted;
+use crate::project::Document;
+use crate::project::document::{Past, Wants};
 use crate::random::Random;
 use crate::store::{DatabaseId, Head, Loaded, Locked, Store};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Bounds of the queue and of one commit.
@@ -104,8 +112,10 @@ pub struct Parts {
     pub random: Random,
     pub limits: Limits,
     pub bounds: Bounds,
+    pub planted: Planted,
     /// Told of every head this process commits.
     pub head: Arc<watch::Sender<Head>>,
+    pub definitions: Definitions,
 }
 
 impl Appender {
@@ -268,10 +278,11 @@ impl Parts {
     async fn append(&self, queue: &Queue, batches: &[Checked]) -> Result<Vec<Outcome>> {
         let ops = || batches.iter().flat_map(|batch| &batch.ops).flatten();
         let ids: Vec<Uuid> = ops().map(|op| op.id).collect();
-        let docs: Vec<DocId> = distinct(ops().map(|op| &op.doc));
+        let docs = with_definitions(ops().map(|op| &op.doc));
         let (outcomes, head) = self
             .transact(queue, &ids, &docs, |work, now| {
-                let context = Context { region: &self.region, now, random: &self.random, limits: &self.limits };
+                let definitions = &self.definitions;
+                let context = Context { region: &self.region, now, random: &self.random, limits: &self.limits, definitions };
                 batches.iter().map(|batch| work.batch(&context, batch)).collect::<Vec<_>>()
             })
             .await?;
@@ -336,18 +347,19 @@ impl Parts {
                 return Err(error);
             }
         };
-        if decided.events.is_empty() {
+        let commit = decided.commit;
+        if commit.events.is_empty() {
             locked.release().await;
             return Ok((outcome, loaded.head, 0));
         }
         // Dead during the commit: all of it is kept or nothing, the client gets no answer, and its retry gets the
         // verdict `duplicate` or a first one. Nothing was told to anybody else yet. Dead after it: the relay reads the
         // journal from its own progress, subscribers from their cursors; neither hears of it from here alone.
-        locked.commit(&decided.head, &decided.events, &decided.documents).await?;
-        Ok((outcome, decided.head, decided.events.len() as u64))
+        locked.commit(&commit).await?;
+        Ok((outcome, commit.head, commit.events.len() as u64))
     }
 
-    /// Decides, reading whole the documents that turn out to need it.
+    /// Decides, reading what it turns out to need of documents' pasts, and folds again what must be.
     async fn decide<T>(
         &self,
         locked: &mut Box<dyn Locked>,
@@ -356,26 +368,53 @@ impl Parts {
         decide: &mut impl FnMut(&mut Work, i64) -> T,
     ) -> Result<(T, Decided)> {
         let now = self.clock.now();
-        let mut histories: HashMap<DocId, Vec<Event>> = HashMap::new();
-        loop {
-            let mut work = Work::open(loaded, &histories, docs)?;
+        let mut wanted: BTreeMap<DocId, Wants> = BTreeMap::new();
+        let mut pasts: HashMap<DocId, Past> = HashMap::new();
+        for _ in 0..PASSES_MAX {
+            let mut work = Work::open(loaded, &pasts, docs.iter(), self.planted)?;
             let outcome = decide(&mut work, now);
-            let wanting: Vec<DocId> = work.wanting();
-            if wanting.is_empty() {
-                return Ok((outcome, work.finish()));
+            let wants = work.wants();
+            if wants.is_empty() {
+                let mut decided = work.finish();
+                for refold in std::mem::take(&mut decided.refolds) {
+                    self.refold(&mut **locked, &mut decided, refold).await?;
+                }
+                return Ok((outcome, decided));
             }
-            if wanting.iter().all(|doc| histories.contains_key(doc)) {
-                return Err(Error::corrupt(format!("the events of {} do not make its state", wanting[0])));
-            }
-            for doc in &wanting {
-                histories.entry(doc.clone()).or_default();
-            }
-            for event in locked.histories(&wanting).await? {
-                histories.entry(event.doc.clone()).or_default().push(event);
+            for (doc, wants) in wants {
+                let all = wanted.entry(doc.clone()).or_default();
+                all.join(&wants);
+                let mut reader = Reader { locked: &mut **locked, doc: &doc, region: &self.region };
+                pasts.insert(doc.clone(), reader.read(all).await?);
             }
         }
+        Err(Error::corrupt("a commit wants more of its documents' pasts again and again"))
+    }
+
+    /// Folds a document again, with this commit's events in their places in T.
+    async fn refold(&self, locked: &mut dyn Locked, decided: &mut Decided, refold: Refold) -> Result<()> {
+        let Refold { before, after } = refold;
+        let commit = &mut decided.commit;
+        let new: Vec<Event> = commit.events.iter().filter(|event| event.doc == after.doc).cloned().collect();
+        let mut copied = locked.copies(&after.doc).await?;
+        for copy in commit.copied.iter().filter(|copy| copy.doc == after.doc) {
+            if !copied.contains(copy) {
+                copied.push(copy.clone());
+            }
+        }
+        let mut reader = Reader { locked, doc: &after.doc, region: &self.region };
+        let done = reader.refold(&new, &copied).await?;
+        commit.stale.push((after.doc.clone(), done.stale));
+        commit.keyframes.extend(done.keyframes.into_iter().map(|keyframe| (after.doc.clone(), keyframe)));
+        let body = done.body.map(|body| Value::Object(body).canonical().into());
+        decided.settle(before.as_ref(), Document { body, conflicts: done.conflicts, keyframe_in: done.keyframe_in, ..after });
+        Ok(())
     }
 }
+
+/// Passes of one decision: what it wants is read after the first, what that turns out to want after the second; a few
+/// more where runs must be looked into.
+const PASSES_MAX: usize = 12;
 
 /// Tells waiters of a head, unless a later one is known already: heads read and heads committed may cross.
 pub fn advance(known: &watch::Sender<Head>, head: &Head) {
@@ -388,7 +427,19 @@ pub fn advance(known: &watch::Sender<Head>, head: &Head) {
     });
 }
 
+/// Documents, and the definitions of their collections, which govern them.
+fn with_definitions<'a>(docs: impl Iterator<Item = &'a DocId>) -> Vec<DocId> {
+    let mut docs = distinct(docs);
+    let definitions: Vec<DocId> = docs.iter().filter_map(definition_of).collect();
+    docs.extend(definitions);
+    distinct(docs.iter())
+}
+
 fn distinct<'a>(docs: impl Iterator<Item = &'a DocId>) -> Vec<DocId> {
     let mut seen = HashSet::new();
     docs.filter(|doc| seen.insert(*doc)).cloned().collect()
 }
+
+#[cfg(test)]
+#[path = "commit_tests.rs"]
+mod tests;

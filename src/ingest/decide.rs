@@ -1,23 +1,26 @@
 //! What becomes of ops and of other regions' events, given what was read under the head's lock. Pure: the same
-//! `Loaded` gives the same result, so a pass that finds it needs a document's events is simply made again with them.
+//! `Loaded` gives the same result, so a pass that finds it needs a document's past is simply made again with it.
 
 use super::Limits;
 use super::batch::{Checked, Condition, Op};
+use super::definitions::Definitions;
 use super::effect::{self, View};
+use super::schema;
 use super::verdict::{Outcome, Verdict};
 use crate::clock::{Millis, Stamp};
 use crate::error::{Error, Result};
 use crate::id::{DocId, Position, Region};
 use crate::journal::{Batch, Event};
+use crate::planted::{Fault, Planted};
 use crate::problem::{Problem, ProblemKind};
-use crate::project::document::NeedsHistory;
-use crate::project::fold::Author;
-use crate::project::{Document, Folded};
+use crate::project::document::{Past, Viewer, Wanting, Wants};
+use crate::project::op::Spot;
+use crate::project::{Copied, Document, Folded};
 use crate::random::Random;
-use crate::store::{Head, KnownOp, Loaded};
+use crate::store::{Commit, Head, KnownOp, Loaded};
 use crate::token::Session;
 use crate::vector::Vector;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -27,50 +30,79 @@ pub struct Context<'a> {
     pub now: Millis,
     pub random: &'a Random,
     pub limits: &'a Limits,
+    /// Collections' definitions, read once each.
+    pub definitions: &'a Definitions,
 }
 
 /// A commit in the making.
 pub struct Work {
     head: Head,
     known: HashMap<Uuid, Vec<KnownOp>>,
-    documents: HashMap<DocId, Folded>,
+    documents: BTreeMap<DocId, Folded>,
     events: Vec<Event>,
-    /// Documents whose events must be read before this can be decided.
-    wanting: HashSet<DocId>,
+    copied: Vec<Copied>,
+    planted: Planted,
 }
 
-/// What is to be written.
+/// What was decided.
 pub struct Decided {
-    pub head: Head,
-    pub events: Vec<Event>,
-    pub documents: Vec<Document>,
+    /// Complete but for the documents that must be folded again.
+    pub commit: Commit,
+    pub refolds: Vec<Refold>,
+}
+
+/// A document that must be folded again, since something came late or turned out to be a copy.
+pub struct Refold {
+    pub before: Option<Document>,
+    /// Without body and conflicts.
+    pub after: Document,
+}
+
+impl Decided {
+    /// Takes in a document: the head's digest and count follow.
+    pub fn settle(&mut self, before: Option<&Document>, after: Document) {
+        let head = &mut self.commit.head;
+        if let Some(before) = before {
+            head.digest = head.digest.minus(before.digest());
+        }
+        head.digest = head.digest.plus(after.digest());
+        let (was, is) = (before.is_some_and(|before| before.body.is_some()), after.body.is_some());
+        head.documents = head.documents.saturating_add(u64::from(is)).saturating_sub(u64::from(was));
+        self.commit.documents.push(after);
+    }
 }
 
 impl Work {
-    /// Opens every document that is asked for; `histories` are those that had to be read whole.
-    pub fn open<'a>(loaded: &Loaded, histories: &HashMap<DocId, Vec<Event>>, docs: impl IntoIterator<Item = &'a DocId>) -> Result<Self> {
+    /// Opens every document that is asked for; `pasts` is what had to be read of them.
+    pub fn open<'a>(
+        loaded: &Loaded,
+        pasts: &HashMap<DocId, Past>,
+        docs: impl IntoIterator<Item = &'a DocId>,
+        planted: Planted,
+    ) -> Result<Self> {
         let stored: HashMap<&DocId, &Document> = loaded.documents.iter().map(|document| (&document.doc, document)).collect();
-        let mut documents = HashMap::new();
+        let mut documents = BTreeMap::new();
         for doc in docs {
             if documents.contains_key(doc) {
                 continue;
             }
-            let mut folded = Folded::open(doc, stored.get(doc).copied()).map_err(Error::corrupt)?;
-            if let Some(events) = histories.get(doc) {
-                folded.give_history(events.clone());
-            }
+            let folded = Folded::open(doc, stored.get(doc).copied(), pasts.get(doc)).map_err(Error::corrupt)?;
             documents.insert(doc.clone(), folded);
         }
         let mut known: HashMap<Uuid, Vec<KnownOp>> = HashMap::new();
         for op in &loaded.known {
             known.entry(op.id).or_default().push(op.clone());
         }
-        Ok(Self { head: loaded.head.clone(), known, documents, events: Vec::new(), wanting: HashSet::new() })
+        Ok(Self { head: loaded.head.clone(), known, documents, events: Vec::new(), copied: Vec::new(), planted })
     }
 
-    /// Documents whose events must be read first; while there are any, nothing of this pass counts.
-    pub fn wanting(&self) -> Vec<DocId> {
-        self.wanting.iter().cloned().collect()
+    /// What must be read first of which documents; while there is any, nothing of this pass counts.
+    pub fn wants(&mut self) -> BTreeMap<DocId, Wants> {
+        let wants = self.documents.iter_mut().map(|(doc, folded)| {
+            folded.settle();
+            (doc.clone(), folded.wants())
+        });
+        wants.filter(|(_, wants)| !wants.is_empty()).collect()
     }
 
     /// Decides a batch of our own.
@@ -89,10 +121,8 @@ impl Work {
                     {
                         undo.documents.entry(op.doc.clone()).or_insert_with(|| folded.clone());
                     }
-                    self.op(context, batch, floor, op).unwrap_or_else(|NeedsHistory| {
-                        self.wanting.insert(op.doc.clone());
-                        Verdict::NotApplied { id: op.id }
-                    })
+                    // Where it wants more of a document's past, the pass is made again.
+                    self.op(context, batch, floor, op).unwrap_or(Verdict::NotApplied { id: op.id })
                 }
             });
         }
@@ -114,14 +144,13 @@ impl Work {
             if event.position <= have {
                 continue;
             }
-            if event.position != have + 1 {
+            if event.position != have + 1 && !self.planted.has(Fault::ForgetGap) {
                 return Err(Gap { have });
             }
-            let copy = self.known.get(&event.id).is_some_and(|known| known.iter().any(|op| op.doc == event.doc && op.sent == event.sent));
+            let copies = self.note_copies(&event);
             let Some(folded) = self.documents.get_mut(&event.doc) else { continue };
-            if folded.apply(&event, copy, 0).is_err() {
-                self.wanting.insert(event.doc.clone());
-            }
+            // Where it wants more, the pass is made again.
+            let _ = folded.apply(&event, copies, 0, self.planted);
             self.head.vector.raise(region, event.position);
             self.head.stamp = self.head.stamp.max(event.stamp);
             self.events.push(event);
@@ -129,35 +158,61 @@ impl Work {
         Ok(())
     }
 
-    /// What is to be written; the head's digest and count follow the documents.
-    pub fn finish(self) -> Decided {
-        let mut head = self.head;
-        let mut documents = Vec::new();
-        for (before, after) in self.documents.into_values().filter_map(Folded::finish) {
-            if let Some(before) = &before {
-                head.digest = head.digest.minus(before.digest());
-            }
-            head.digest = head.digest.plus(after.digest());
-            let (was, is) = (before.is_some_and(|before| before.body.is_some()), after.body.is_some());
-            head.documents = head.documents.saturating_add(u64::from(is)).saturating_sub(u64::from(was));
-            documents.push(after);
+    /// Whether the op stands in another journal already; if so all its places are noted.
+    fn note_copies(&mut self, event: &Event) -> bool {
+        if self.planted.has(Fault::FoldCopyTwice) {
+            return false;
         }
-        // One order of locking rows, whoever commits.
-        documents.sort_by(|a, b| a.doc.cmp(&b.doc));
-        Decided { head, events: self.events, documents }
+        let known = self.known.get(&event.id).into_iter().flatten().filter(|op| op.doc == event.doc && op.sent == event.sent);
+        let before = self.copied.len();
+        self.copied.extend(known.map(|op| Copied {
+            doc: op.doc.clone(),
+            id: op.id,
+            sent: op.sent,
+            stamp: op.stamp,
+            spot: Spot { region: op.region.clone(), position: op.position, client: op.client },
+        }));
+        let found = self.copied.len() > before;
+        if found {
+            self.copied.push(Copied::of(event));
+        }
+        found
     }
 
-    fn op(&mut self, context: &Context<'_>, batch: &Checked, floor: Stamp, op: &Op) -> Result<Verdict, NeedsHistory> {
+    /// What is to be written; the head's digest and count follow the documents.
+    pub fn finish(self) -> Decided {
+        let commit = Commit { head: self.head, events: self.events, copied: self.copied, ..Commit::default() };
+        let mut decided = Decided { commit, refolds: Vec::new() };
+        // In the order of their ids: one order of locking rows, whoever commits.
+        for finished in self.documents.into_values().filter_map(Folded::finish) {
+            if finished.refold {
+                decided.refolds.push(Refold { before: finished.before, after: finished.after });
+                continue;
+            }
+            let doc = finished.after.doc.clone();
+            decided.commit.keyframes.extend(finished.keyframe.map(|keyframe| (doc, keyframe)));
+            decided.settle(finished.before.as_ref(), finished.after);
+        }
+        decided
+    }
+
+    fn op(&mut self, context: &Context<'_>, batch: &Checked, floor: Stamp, op: &Op) -> Result<Verdict, Wanting> {
         if let Some(verdict) = self.judge_known(context.region, op)? {
             return Ok(verdict);
         }
         let rejected = |problem| Ok(Verdict::Rejected { id: Some(op.id.to_string()), problem });
-        let Some(folded) = self.documents.get_mut(&op.doc) else { return Err(NeedsHistory) };
+        let definition = match schema::definition_of(&op.doc).and_then(|doc| self.documents.get_mut(&doc)) {
+            Some(folded) => context.definitions.get(folded)?,
+            None => None,
+        };
+        let Some(folded) = self.documents.get_mut(&op.doc) else { return Err(Wanting) };
         let cursor = batch.cursor.as_ref().map(|cursor| &cursor.vector);
         if let Some(problem) = op.base.as_ref().and_then(|base| beyond(base, &self.head.vector, cursor)) {
             return rejected(problem);
         }
-        if let Some(problem) = op.condition.as_ref().and_then(|condition| unmet(condition, folded)) {
+        if let Some(condition) = &op.condition
+            && let Some(problem) = unmet(condition, folded)?
+        {
             return rejected(problem);
         }
         let session = batch.session.as_ref().map(|session| &session.vector);
@@ -172,15 +227,18 @@ impl Work {
         };
         let own = session.filter(|session| !seen.covers(session)).cloned().unwrap_or_default();
         let view = if self.head.vector.covers(&seen) && self.head.vector.covers(&own) {
-            let author = Author { seen: &seen, own: &own, client: op.client, region: context.region };
-            let (body, deleted) = folded.seen_by(&author)?;
+            let viewer = Viewer { seen: seen.clone(), own: own.clone(), client: op.client };
+            let (body, deleted) = folded.seen_by(&viewer, context.region)?;
             View::Known { body, deleted }
         } else {
             View::Unknown
         };
-        if let Err(problem) = effect::check(&op.action, folded.body()) {
+        let here = folded.body()?;
+        if let Err(problem) = effect::check(&op.action, here) {
             return rejected(problem);
         }
+        let effect = effect::decide(op.action.clone(), &view, definition.as_deref(), here);
+        let rules = definition.as_ref().and_then(|definition| definition.rules(effect.set.iter().map(|(pointer, _)| pointer)));
         let stamp = self.head.stamp.max(floor).next(context.now);
         let event = Event {
             region: context.region.clone(),
@@ -195,24 +253,34 @@ impl Work {
             seen,
             own,
             edited_at: op.edited_at,
-            rules: None,
+            rules,
             salt: context.random.bytes(),
-            effect: Arc::new(effect::decide(op.action.clone(), &view)),
+            effect: Arc::new(effect),
             sent: op.sent,
         };
-        if folded.may_pass(op.bytes, context.limits.document_bytes_max)
-            && let Some(problem) = too_large(folded, &event, op, context.limits.document_bytes_max)?
-        {
-            return rejected(problem);
+        let large = folded.may_pass(op.bytes, context.limits.document_bytes_max);
+        if large || definition.is_some() || op.doc.is_reserved() {
+            // Tried on a copy first: what it makes of the document may be refused.
+            let mut tried = folded.clone();
+            let problem = try_event(&mut tried, &event, op, definition.as_deref(), folded.bytes_most(), context.limits.document_bytes_max);
+            match problem {
+                Ok(None) => *folded = tried,
+                Ok(Some(problem)) => return rejected(problem),
+                Err(wanting) => {
+                    *folded = tried; // it knows what is wanted
+                    return Err(wanting);
+                }
+            }
+        } else {
+            folded.apply(&event, false, op.bytes, self.planted)?;
         }
-        folded.apply(&event, false, op.bytes)?;
         let verdict = Verdict::Applied {
             id: op.id,
             region: context.region.clone(),
             position: event.position,
             version: folded.version().clone(),
             unseen: folded.holds_unseen(&event.seen, event.client)?,
-            conflicts: conflict_pointers(folded),
+            conflicts: conflict_pointers(folded)?,
         };
         self.head.vector.raise(context.region, event.position);
         self.head.stamp = stamp;
@@ -231,7 +299,10 @@ impl Work {
     }
 
     /// The verdict on an op whose id is known: the first one again, or a refusal where the id is another op's.
-    fn judge_known(&self, region: &Region, op: &Op) -> Result<Option<Verdict>, NeedsHistory> {
+    fn judge_known(&mut self, region: &Region, op: &Op) -> Result<Option<Verdict>, Wanting> {
+        if self.planted.has(Fault::SkipDuplicateCheck) {
+            return Ok(None);
+        }
         let Some(known) = self.known.get(&op.id).filter(|known| !known.is_empty()) else { return Ok(None) };
         let same = known.iter().filter(|known| known.doc == op.doc && known.sent == op.sent);
         let Some(first) = same.min_by_key(|known| (known.region != *region, known.stamp, known.region.clone())) else {
@@ -240,7 +311,7 @@ impl Work {
             let problem = Problem::new(ProblemKind::OpIdReused, detail).at("/id");
             return Ok(Some(Verdict::Rejected { id: Some(op.id.to_string()), problem }));
         };
-        let folded = self.documents.get(&op.doc).ok_or(NeedsHistory)?;
+        let folded = self.documents.get_mut(&op.doc).ok_or(Wanting)?;
         Ok(Some(Verdict::Duplicate {
             id: op.id,
             region: first.region.clone(),
@@ -257,7 +328,13 @@ impl Work {
                 known.retain(|known| known.region != event.region || known.position != event.position);
             }
         }
-        self.documents.extend(undo.documents);
+        for (doc, mut folded) in undo.documents {
+            // What this pass turned out to want is wanted all the same.
+            if let Some(now) = self.documents.get(&doc) {
+                folded.want(&now.wants());
+            }
+            self.documents.insert(doc, folded);
+        }
         self.head = undo.head;
         let kept: Position = self.head.vector.get(region);
         for (op, verdict) in batch.ops.iter().zip(verdicts) {
@@ -268,11 +345,10 @@ impl Work {
                 }
                 // A version that was taken back must not become somebody's base.
                 Verdict::Duplicate { .. } => {
-                    if let Ok(op) = op {
-                        match self.judge_known(region, op) {
-                            Ok(judged) => *verdict = judged.unwrap_or(Verdict::NotApplied { id: op.id }),
-                            Err(NeedsHistory) => drop(self.wanting.insert(op.doc.clone())),
-                        }
+                    if let Ok(op) = op
+                        && let Ok(judged) = self.judge_known(region, op)
+                    {
+                        *verdict = judged.unwrap_or(Verdict::NotApplied { id: op.id });
                     }
                 }
                 _ => {}
@@ -312,40 +388,50 @@ fn beyond(base: &Vector, here: &Vector, cursor: Option<&Vector>) -> Option<Probl
     })
 }
 
-fn unmet(condition: &Condition, folded: &Folded) -> Option<Problem> {
+fn unmet(condition: &Condition, folded: &mut Folded) -> Result<Option<Problem>, Wanting> {
+    let there = folded.body()?.is_some();
     let holds = match condition {
-        Condition::Absent => folded.body().is_none(),
+        Condition::Absent => !there,
         Condition::Version(version) => folded.version() == version,
     };
-    (!holds).then(|| {
-        let state = if folded.body().is_some() { "" } else { " and not there" };
+    Ok((!holds).then(|| {
+        let state = if there { "" } else { " and not there" };
         Problem::new(ProblemKind::Precondition, format!("the document is at version {:?}{state}", folded.version().to_string())).at("/if")
-    })
+    }))
 }
 
-/// The bound was not enough to tell: tries the event on a copy.
-fn too_large(folded: &mut Folded, event: &Event, op: &Op, bytes_max: usize) -> Result<Option<Problem>, NeedsHistory> {
-    let before = folded.bytes();
-    let mut tried = folded.clone();
-    tried.apply(event, false, op.bytes)?;
-    let after = tried.bytes();
-    Ok((after > bytes_max && after > before).then(|| {
-        let detail = format!("{} would have {after} bytes as canonical JSON; {bytes_max} is the limit", op.doc);
-        Problem::new(ProblemKind::DocumentTooLarge, detail).at("/value").over(bytes_max as u64, after as u64)
-    }))
+/// Applies an event, and says why its outcome cannot be kept: too large, against its schema, or no definition.
+fn try_event(
+    tried: &mut Folded,
+    event: &Event,
+    op: &Op,
+    definition: Option<&schema::Definition>,
+    bytes_most: usize,
+    bytes_max: usize,
+) -> Result<Option<Problem>, Wanting> {
+    let before = if bytes_most + op.bytes > bytes_max { tried.bytes()? } else { bytes_most };
+    tried.apply(event, false, op.bytes, Planted::default())?;
+    if before + op.bytes > bytes_max {
+        let after = tried.bytes()?;
+        if after > bytes_max && after > before {
+            let detail = format!("{} would have {after} bytes as canonical JSON; {bytes_max} is the limit", op.doc);
+            return Ok(Some(Problem::new(ProblemKind::DocumentTooLarge, detail).at("/value").over(bytes_max as u64, after as u64)));
+        }
+    }
+    let Some(body) = tried.body()? else { return Ok(None) };
+    if op.doc.is_reserved() {
+        return Ok(schema::Definition::read(body).err());
+    }
+    Ok(definition.and_then(|definition| definition.check(body, &event.effect.pointers()).err()))
 }
 
 /// Conflicts that a verdict names; the document itself has them all.
 const CONFLICTS_MAX: usize = 100;
 
 /// Pointers of the document's conflicts, each once.
-fn conflict_pointers(folded: &Folded) -> Vec<String> {
-    let mut pointers: Vec<String> = folded.conflicts().iter().take(CONFLICTS_MAX).map(|conflict| conflict.pointer.to_string()).collect();
+fn conflict_pointers(folded: &mut Folded) -> Result<Vec<String>, Wanting> {
+    let mut pointers: Vec<String> = folded.conflicts()?.iter().take(CONFLICTS_MAX).map(|conflict| conflict.pointer.to_string()).collect();
     pointers.sort();
     pointers.dedup();
-    pointers
+    Ok(pointers)
 }
-
-#[cfg(test)]
-#[path = "decide_tests.rs"]
-mod tests;

@@ -1,11 +1,14 @@
 //! What an op means, given the body its author had seen. Pure.
 
 use super::batch::Action;
+use super::schema::Definition;
 use crate::journal::effect::leaves;
 use crate::journal::{Effect, Pointer};
 use crate::json::{Object, Value};
 use crate::problem::{Problem, ProblemKind};
 use crate::project::body;
+use crate::project::leaf::{Rule, join_members, plus};
+use std::collections::HashSet;
 
 /// What an op's author had seen of the document.
 pub enum View {
@@ -15,9 +18,12 @@ pub enum View {
     Known { body: Option<Object>, deleted: bool },
 }
 
-/// Decides the effect of an op.
-pub fn decide(action: Action, view: &View) -> Effect {
+/// Decides the effect of an op. Under a definition, sets of counters and sets become what was meant by them, as far as
+/// that fits the document as it is here.
+pub fn decide(action: Action, view: &View, definition: Option<&Definition>, here: Option<&Object>) -> Effect {
+    let as_it_is = matches!(action, Action::Set(..));
     let mut effect = match (action, view) {
+        (Action::Set(pointer, value), _) => Effect { set: vec![(pointer, value)], ..Effect::default() },
         (Action::Put(value), View::Known { body, .. }) => put(body.as_ref(), &value),
         (Action::Put(value), View::Unknown) => {
             let mut effect = put(None, &value);
@@ -37,6 +43,9 @@ pub fn decide(action: Action, view: &View) -> Effect {
         (Action::Remove(pointer, values), _) => Effect { remove: vec![(pointer, values)], ..Effect::default() },
         (Action::Delete, _) => Effect::delete(),
     };
+    if let (Some(definition), View::Known { body, .. }, false) = (definition, view, as_it_is) {
+        mean(&mut effect, definition, body.as_ref(), here);
+    }
     // Whoever writes onto what he saw deleted means none of what an unseen edit may have brought back.
     if let View::Known { deleted: true, .. } = view
         && effect.creates()
@@ -45,6 +54,91 @@ pub fn decide(action: Action, view: &View) -> Effect {
     }
     effect.sort();
     effect
+}
+
+/// Under the rules `counter` and `set` a set says by how much the value its author had seen is to change.
+fn mean(effect: &mut Effect, definition: &Definition, seen: Option<&Object>, here: Option<&Object>) {
+    for (pointer, value) in std::mem::take(&mut effect.set) {
+        let seen = place(seen, &pointer);
+        let here = place(here, &pointer);
+        let changed = match (definition.rule(&pointer), seen, here) {
+            (_, Place::Blocked, _) | (_, _, Place::Blocked) => None,
+            (Rule::Counter, seen, here) => count(&value, seen, here).map(|by| effect.increment.extend(by.map(|by| (pointer.clone(), by)))),
+            (Rule::Set, seen, here) => difference(&value, seen, here).map(|(add, remove)| {
+                effect.add.extend(add.map(|add| (pointer.clone(), add)));
+                effect.remove.extend(remove.map(|remove| (pointer.clone(), remove)));
+            }),
+            _ => None,
+        };
+        if changed.is_none() {
+            effect.set.push((pointer, value));
+        }
+    }
+}
+
+/// What stands at a pointer.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Nothing,
+    Value(&'a Value),
+    /// Nothing can: a leaf above it is no object.
+    Blocked,
+}
+
+fn place<'a>(body: Option<&'a Object>, pointer: &Pointer) -> Place<'a> {
+    let Some(mut object) = body else { return Place::Nothing };
+    let mut names = pointer.names().peekable();
+    while let Some(name) = names.next() {
+        match object.get(&name) {
+            None => return Place::Nothing,
+            Some(value) if names.peek().is_none() => return Place::Value(value),
+            Some(Value::Object(inner)) => object = inner,
+            Some(_) => return Place::Blocked,
+        }
+    }
+    Place::Blocked
+}
+
+/// By how much; `Some(None)`: by nothing. `None`: it is no difference of numbers, or not exactly one.
+fn count(value: &Value, seen: Place<'_>, here: Place<'_>) -> Option<Option<f64>> {
+    let number = |place: Place<'_>| match place {
+        Place::Nothing => Some(0.0),
+        Place::Value(value) => value.as_number(),
+        Place::Blocked => None,
+    };
+    let (wanted, before, now) = (value.as_number()?, number(seen)?, number(here)?);
+    let by = plus(wanted, -before);
+    if plus(before, by).to_bits() != wanted.to_bits() || !(now + by).is_finite() {
+        return None;
+    }
+    // Where nothing was seen even 0 makes the leaf.
+    Some((by != 0.0 || matches!(seen, Place::Nothing)).then_some(by))
+}
+
+/// Members to add and to remove.
+type Difference = (Option<Vec<Value>>, Option<Vec<Value>>);
+
+fn difference(value: &Value, seen: Place<'_>, here: Place<'_>) -> Option<Difference> {
+    let members = |place: Place<'_>| match place {
+        Place::Nothing => Some(Vec::new()),
+        Place::Value(value) => value.as_array().map(<[Value]>::to_vec),
+        Place::Blocked => None,
+    };
+    let (wanted, before) = (value.as_array()?, members(seen)?);
+    members(here)?;
+    let texts = |members: &[Value]| members.iter().map(Value::canonical).collect::<HashSet<String>>();
+    let (new, old) = (texts(wanted), texts(&before));
+    let mut after: Vec<Value> = before.iter().filter(|member| new.contains(&member.canonical())).cloned().collect();
+    let add: Vec<Value> = wanted.iter().filter(|member| !old.contains(&member.canonical())).cloned().collect();
+    let mut gone = old.clone();
+    let remove: Vec<Value> =
+        before.iter().filter(|member| !new.contains(&member.canonical()) && gone.remove(&member.canonical())).cloned().collect();
+    join_members(&mut after, &add);
+    if after != wanted {
+        return None; // another order, or members that stand twice
+    }
+    let makes = !add.is_empty() || matches!(seen, Place::Nothing);
+    Some((makes.then_some(add), (!remove.is_empty()).then_some(remove)))
 }
 
 /// The leaves that differ are set, those that are gone dropped, nothing else is touched.

@@ -4,7 +4,10 @@
 pub mod batch;
 pub mod commit;
 pub mod decide;
+pub mod definitions;
 pub mod effect;
+pub mod past;
+pub mod schema;
 pub mod verdict;
 
 pub use batch::Checked;

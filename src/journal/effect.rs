@@ -78,6 +78,14 @@ impl Effect {
         out
     }
 
+    /// Every pointer it touches.
+    pub fn pointers(&self) -> Vec<Pointer> {
+        let sets = self.set.iter().map(|(pointer, _)| pointer);
+        let increments = self.increment.iter().map(|(pointer, _)| pointer);
+        let members = self.add.iter().chain(&self.remove).map(|(pointer, _)| pointer);
+        self.drop.iter().chain(sets).chain(increments).chain(members).cloned().collect()
+    }
+
     /// Reads an effect; the error is a sentence for people.
     pub fn from_value(value: &Value) -> Result<Self, String> {
         let parts = value.as_object().ok_or("an effect is an object")?;

@@ -52,7 +52,7 @@ fn parts(body: &mut Object, effect: &Effect) -> Result<(), NotSimple> {
     }
     for (pointer, members) in &effect.add {
         match leaf_at(body, pointer, || Value::Array(Vec::new()))? {
-            Value::Array(array) => join_members(array, members, &HashSet::new()),
+            Value::Array(array) => join_members(array, members),
             _ => return Err(NotSimple),
         }
     }

@@ -2,13 +2,18 @@
 
 use super::Digest;
 use super::body::{self, NotSimple};
-use super::fold::{Author, Conflict, Fold, author_had_seen};
+use super::conflict::Conflict;
+use super::counts::{Places, Stuck};
+use super::fold::Fold;
+use super::keyframe::{self, Keyframe, Place};
+use super::op::{Author, Spot};
 use crate::clock::Stamp;
-use crate::id::{DocId, Position, Region};
+use crate::id::{DocId, POSITION_MAX, Region};
 use crate::journal::Event;
 use crate::json::{self, Object, Value};
+use crate::planted::{Fault, Planted};
 use crate::vector::Vector;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -21,8 +26,10 @@ pub struct Document {
     pub stamp: Stamp,
     /// Canonical JSON; `None`: deleted, or never there.
     pub body: Option<Arc<str>>,
-    /// Ids of its conflicts, sorted.
-    pub conflicts: Vec<String>,
+    /// Sorted by id.
+    pub conflicts: Vec<Conflict>,
+    /// Events until its next keyframe is due; how a region came to its state, and no part of that state.
+    pub keyframe_in: i64,
 }
 
 impl Document {
@@ -31,74 +38,111 @@ impl Document {
     }
 }
 
-/// The fold of a document needs its events, and they have not been read.
+/// The answer needs more of the document's past than was read; [`Folded::wants`] says what.
 #[derive(Debug, PartialEq, Eq)]
-pub struct NeedsHistory;
+pub struct Wanting;
+
+/// An author's view: what he had seen of a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Viewer {
+    pub seen: Vector,
+    pub own: Vector,
+    pub client: Uuid,
+}
+
+impl Viewer {
+    /// As an author at the end of a region's journal.
+    pub fn author<'a>(&'a self, region: &'a Region) -> Author<'a> {
+        Author { seen: &self.seen, own: &self.own, client: self.client, region, position: POSITION_MAX }
+    }
+}
+
+/// The fold of what one author had seen.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub fold: Fold,
+    /// Whether anything was seen.
+    pub any: bool,
+}
+
+/// What must be read of a document's past.
+#[derive(Clone, Debug, Default)]
+pub struct Wants {
+    /// Its state after the last event.
+    pub state: bool,
+    /// Without runs: something was seen in part.
+    pub unfolded: bool,
+    pub views: Vec<Viewer>,
+    /// Clients whose places in the document must be told.
+    pub places: BTreeSet<Uuid>,
+}
+
+impl Wants {
+    pub fn is_empty(&self) -> bool {
+        !self.state && !self.unfolded && self.views.is_empty() && self.places.is_empty()
+    }
+
+    pub fn join(&mut self, other: &Self) {
+        self.state |= other.state;
+        self.unfolded |= other.unfolded;
+        for view in &other.views {
+            if !self.views.contains(view) {
+                self.views.push(view.clone());
+            }
+        }
+        self.places.extend(&other.places);
+    }
+}
+
+/// What was read of it.
+#[derive(Clone, Debug, Default)]
+pub struct Past {
+    pub state: Option<Fold>,
+    /// Events that the state took in after the keyframe it began with.
+    pub since: u64,
+    pub views: Vec<(Viewer, View)>,
+    pub places: Places,
+}
 
 /// A document while events are applied to it.
 ///
-/// The short way keeps the body alone. Once an event does not fit it, the events are needed; from then on the whole
-/// fold is kept, and one more event that is last in T costs only itself.
+/// The short way keeps the body alone. Once an event does not fit it, the state is needed: the last keyframe and the
+/// events since; from then on one more event that is last in T costs only itself. An event that is not last in T, or a
+/// copy, means that the document is folded again from a keyframe before it, which whoever reads events does.
 #[derive(Clone, Debug)]
 pub struct Folded {
     before: Option<Document>,
     doc: DocId,
     version: Vector,
     stamp: Stamp,
+    last: Option<Place>,
     body: Option<Object>,
     /// The body's canonical text has at most so many bytes.
     bytes_most: usize,
     conflicts: Vec<Conflict>,
-    /// Ids of conflicts that were stored; meaningful until the fold is made.
-    had_conflicts: bool,
-    /// Events applied since it was read.
-    recent: Vec<(Region, Position, Uuid)>,
-    whole: Option<Whole>,
-    viewed: Option<Viewed>,
-}
-
-/// The fold of what one author had seen.
-#[derive(Clone, Debug)]
-struct Viewed {
-    seen: Vector,
-    own: Vector,
-    client: Uuid,
-    fold: Fold,
-    /// Events looked at, and whether any was seen.
-    read: usize,
-    any: bool,
-}
-
-impl Viewed {
-    fn new(author: &Author<'_>, events: &[Event]) -> Self {
-        let seen: HashSet<(Uuid, [u8; 32])> =
-            events.iter().filter(|event| author_had_seen(author, event)).map(|event| (event.id, event.sent)).collect();
-        Self {
-            seen: author.seen.clone(),
-            own: author.own.clone(),
-            client: author.client,
-            fold: Fold::of(events.iter().filter(|event| seen.contains(&(event.id, event.sent)))),
-            read: events.len(),
-            any: !seen.is_empty(),
-        }
-    }
-
-    fn is_of(&self, author: &Author<'_>) -> bool {
-        self.seen == *author.seen && self.own == *author.own && self.client == author.client
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Whole {
-    events: Vec<Event>,
-    fold: Fold,
-    /// Events came that are not folded yet.
+    state: Option<Fold>,
+    /// Events came that `body` and `conflicts` do not show yet.
     stale: bool,
+    since: u64,
+    views: Vec<(Viewer, View)>,
+    /// Events applied since it was read.
+    recent: Vec<Spot>,
+    refold: bool,
+    wants: Wants,
+}
+
+/// What became of a document.
+pub struct Finished {
+    pub before: Option<Document>,
+    /// Body, conflicts and digest are yet to be made where it must be folded again.
+    pub after: Document,
+    pub keyframe: Option<Keyframe>,
+    pub refold: bool,
 }
 
 impl Folded {
     /// Opens a stored document, or one that does not exist yet. The error is a body that is no canonical object.
-    pub fn open(doc: &DocId, stored: Option<&Document>) -> Result<Self, String> {
+    pub fn open(doc: &DocId, stored: Option<&Document>, past: Option<&Past>) -> Result<Self, String> {
         let body = match stored.and_then(|stored| stored.body.as_deref()) {
             None => None,
             Some(text) => match json::parse(text) {
@@ -106,27 +150,60 @@ impl Folded {
                 _ => return Err(format!("the stored body of {doc} is no JSON object")),
             },
         };
+        let mut state = past.and_then(|past| past.state.clone());
+        let mut views = past.map(|past| past.views.clone()).unwrap_or_default();
+        for (client, places) in past.iter().flat_map(|past| &past.places) {
+            let folds = state.iter_mut().chain(views.iter_mut().map(|(_, view)| &mut view.fold));
+            folds.for_each(|fold| fold.tell(*client, places.clone()));
+        }
         Ok(Self {
             before: stored.cloned(),
             doc: doc.clone(),
             version: stored.map(|stored| stored.version.clone()).unwrap_or_default(),
             stamp: stored.map(|stored| stored.stamp).unwrap_or_default(),
+            last: None,
             body,
             bytes_most: stored.and_then(|stored| stored.body.as_ref()).map_or(2, |body| body.len()),
-            conflicts: Vec::new(),
-            had_conflicts: stored.is_some_and(|stored| !stored.conflicts.is_empty()),
+            conflicts: stored.map(|stored| stored.conflicts.clone()).unwrap_or_default(),
+            state,
+            stale: false,
+            since: past.map_or(0, |past| past.since),
+            views,
             recent: Vec::new(),
-            whole: None,
-            viewed: None,
+            refold: false,
+            wants: Wants::default(),
         })
+    }
+
+    pub fn doc(&self) -> &DocId {
+        &self.doc
     }
 
     pub fn version(&self) -> &Vector {
         &self.version
     }
 
-    pub fn body(&self) -> Option<&Object> {
-        self.body.as_ref()
+    /// What must be read before this counts; a keyframe that is due needs the state.
+    pub fn wants(&self) -> Wants {
+        let due = !self.recent.is_empty() && self.keyframe_in() <= 0;
+        let mut wants = self.wants.clone();
+        wants.state |= due && self.state.is_none() && !self.refold;
+        wants
+    }
+
+    fn keyframe_in(&self) -> i64 {
+        self.before.as_ref().map_or(keyframe::EVENTS, |before| before.keyframe_in) - self.recent.len() as i64
+    }
+
+    pub fn body(&mut self) -> Result<Option<&Object>, Wanting> {
+        self.refresh()?;
+        Ok(self.body.as_ref())
+    }
+
+    /// Conflicts after the last event, sorted by id.
+    pub fn conflicts(&mut self) -> Result<&[Conflict], Wanting> {
+        self.refresh()?;
+        Ok(&self.conflicts)
     }
 
     /// Whether the body may pass a size once an op of `bytes` is applied: a bound that costs nothing to know.
@@ -134,132 +211,154 @@ impl Folded {
         self.bytes_most + bytes > bytes_max
     }
 
-    /// Bytes of the body as canonical JSON.
-    pub fn bytes(&mut self) -> usize {
-        self.bytes_most = self.body.as_ref().map_or(2, |body| Value::Object(body.clone()).canonical().len());
+    pub fn bytes_most(&self) -> usize {
         self.bytes_most
     }
 
-    /// Conflicts after the last event; empty where the short way was enough.
-    pub fn conflicts(&self) -> &[Conflict] {
-        &self.conflicts
+    /// Bytes of the body as canonical JSON.
+    pub fn bytes(&mut self) -> Result<usize, Wanting> {
+        self.bytes_most = self.body()?.map_or(2, |body| Value::Object(body.clone()).canonical().len());
+        Ok(self.bytes_most)
     }
 
-    /// The whole document as its events were, handed in when [`NeedsHistory`] was the answer.
-    pub fn give_history(&mut self, events: Vec<Event>) {
-        self.whole = Some(Whole { fold: Fold::of(&events), events, stale: false });
-        self.refresh();
-    }
-
-    /// Whether an author had seen all of the document, as far as that can be told without its events.
+    /// Whether an author had seen all of the document, as far as that can be told without its past.
     pub fn is_all_seen(&self, author: &Author<'_>) -> bool {
-        let recent = |(region, position, client): &(Region, Position, Uuid)| {
-            author.seen.get(region) >= *position || *client == author.client && region == author.region
-        };
         let stored = self.before.as_ref().is_none_or(|before| author.seen.covers(&before.version));
-        author.seen.covers(&self.version) || (stored && self.recent.iter().all(recent))
+        author.seen.covers(&self.version) || (stored && self.recent.iter().all(|spot| author.had_seen_at(spot)))
     }
 
-    /// What an author had seen: the fold of just those events; the body, and whether it was a deleted document.
-    ///
-    /// Many ops of one batch share what they had seen, each adding only itself: the fold is kept from one to the next.
-    pub fn seen_by(&mut self, author: &Author<'_>) -> Result<(Option<Object>, bool), NeedsHistory> {
-        if self.is_all_seen(author) {
-            return Ok((self.body.clone(), self.body.is_none() && !self.version.is_empty()));
+    /// What an author in this region had seen: the fold of just those events; the body, and whether it was a deleted
+    /// document. Many ops of one batch share what they had seen, each adding only itself: the fold goes on with them.
+    pub fn seen_by(&mut self, viewer: &Viewer, region: &Region) -> Result<(Option<Object>, bool), Wanting> {
+        if self.is_all_seen(&viewer.author(region)) {
+            let touched = !self.version.is_empty();
+            let body = self.body()?.cloned();
+            let deleted = body.is_none() && touched;
+            return Ok((body, deleted));
         }
-        let events = &self.whole.as_ref().ok_or(NeedsHistory)?.events;
-        let viewed = match self.viewed.take() {
-            Some(mut viewed) if viewed.is_of(author) => {
-                // What came since was appended here: last in T, and no copy.
-                for event in events[viewed.read..].iter().filter(|event| author_had_seen(author, event)) {
-                    viewed.fold.apply(event);
-                    viewed.any = true;
-                }
-                viewed.read = events.len();
-                viewed
-            }
-            _ => Viewed::new(author, events),
+        let Some((_, view)) = self.views.iter().find(|(known, _)| known == viewer) else {
+            self.wants.views.push(viewer.clone());
+            self.wants.state |= self.state.is_none(); // it will be needed, too
+            return Err(Wanting);
         };
-        let body = viewed.fold.body();
-        let deleted = body.is_none() && viewed.any;
-        self.viewed = Some(viewed);
-        Ok((body, deleted))
+        let any = view.any;
+        match view.fold.body() {
+            Ok(body) => Ok((body.clone(), body.is_none() && any)),
+            Err(stuck) => Err(self.stick(stuck)),
+        }
     }
 
-    /// Whether anything here is by another client and unseen. `None` where only the events can tell.
-    pub fn holds_unseen(&self, seen: &Vector, client: Uuid) -> Result<bool, NeedsHistory> {
-        let known = |(region, position, by): &(Region, Position, Uuid)| *by == client || seen.get(region) >= *position;
+    /// Whether anything here is by another client and unseen.
+    pub fn holds_unseen(&mut self, seen: &Vector, client: Uuid) -> Result<bool, Wanting> {
+        let known = |spot: &Spot| spot.client == client || seen.get(&spot.region) >= spot.position;
         if seen.covers(&self.version)
             || self.before.as_ref().is_none_or(|before| seen.covers(&before.version)) && self.recent.iter().all(known)
         {
             return Ok(false);
         }
-        let whole = self.whole.as_ref().ok_or(NeedsHistory)?;
-        Ok(!whole.fold.is_known_to(seen, client))
+        match &self.state {
+            Some(state) => Ok(!state.latest().is_known_to(seen, client)),
+            None => Err(self.want_state()),
+        }
     }
 
     /// Applies an event. `copy`: the same op stands in another journal too. `bytes`: what it adds at most.
     ///
     /// Three ways, the cheapest that is right: body alone (last in T, all seen, no conflicts), one step of the fold
-    /// (last in T), the whole fold again (late, or a copy, which can turn unseen into seen).
-    pub fn apply(&mut self, event: &Event, copy: bool, bytes: usize) -> Result<(), NeedsHistory> {
-        let last = event.stamp > self.stamp && !copy;
-        let author = Author { seen: &event.seen, own: &event.own, client: event.client, region: &event.region };
-        match &mut self.whole {
-            None => {
-                if !last || self.had_conflicts || !self.is_all_seen(&author) {
-                    return Err(NeedsHistory);
-                }
-                match body::apply(&mut self.body, &event.effect) {
-                    Ok(()) => {}
-                    Err(NotSimple) => return Err(NeedsHistory),
-                }
-            }
-            Some(whole) => {
-                if last && !whole.stale {
-                    whole.fold.apply(event);
-                } else {
-                    whole.stale = true;
-                }
-                whole.events.push(event.clone());
-            }
+    /// (last in T), the fold again (late, or a copy, which can turn unseen into seen).
+    pub fn apply(&mut self, event: &Event, copy: bool, bytes: usize, planted: Planted) -> Result<(), Wanting> {
+        let late = event.stamp <= self.stamp && !planted.has(Fault::OrderByArrival);
+        if copy || late {
+            self.refold = true;
+        }
+        let mut done = Ok(());
+        if !self.refold {
+            done = self.step(event);
         }
         self.bytes_most += bytes;
         self.version.raise(&event.region, event.position);
         self.stamp = self.stamp.max(event.stamp);
-        self.recent.push((event.region.clone(), event.position, event.client));
-        if self.whole.as_ref().is_some_and(|whole| !whole.stale) {
-            self.refresh();
+        self.last = Some(Place::of(event));
+        self.recent.push(Spot::of(event));
+        done
+    }
+
+    /// An event that is last in T and no copy.
+    fn step(&mut self, event: &Event) -> Result<(), Wanting> {
+        let mut stuck = None;
+        for (viewer, view) in &mut self.views {
+            if viewer.author(&event.region).had_seen_at(&Spot::of(event)) {
+                view.any = true;
+                stuck = stuck.or(view.fold.apply(event).err());
+            }
         }
-        Ok(())
+        if let Some(state) = &mut self.state {
+            self.stale = true;
+            stuck = state.apply(event).err().or(stuck);
+        } else {
+            let simple = self.conflicts.is_empty() && self.is_all_seen(&Author::of(event));
+            if !simple || body::apply(&mut self.body, &event.effect) == Err(NotSimple) {
+                return Err(self.want_state());
+            }
+        }
+        match stuck {
+            None => Ok(()),
+            Some(stuck) => Err(self.stick(stuck)),
+        }
+    }
+
+    pub fn want(&mut self, wants: &Wants) {
+        self.wants.join(wants);
+    }
+
+    fn want_state(&mut self) -> Wanting {
+        self.wants.state = true;
+        Wanting
+    }
+
+    fn stick(&mut self, stuck: Stuck) -> Wanting {
+        match stuck {
+            Stuck::Unfold => self.wants.unfolded = true,
+            Stuck::Places(client) => drop(self.wants.places.insert(client)),
+        }
+        Wanting
+    }
+
+    fn refresh(&mut self) -> Result<(), Wanting> {
+        let Some(state) = self.state.as_ref().filter(|_| self.stale) else { return Ok(()) };
+        match state.body().and_then(|body| Ok((body, state.conflicts()?))) {
+            Ok((body, conflicts)) => {
+                (self.body, self.conflicts, self.stale) = (body, conflicts, false);
+                Ok(())
+            }
+            Err(stuck) => Err(self.stick(stuck)),
+        }
+    }
+
+    /// Brings what is shown up to date, as [`finish`](Self::finish) needs it.
+    pub fn settle(&mut self) {
+        if !self.refold && !self.recent.is_empty() {
+            let _ = self.refresh();
+        }
     }
 
     /// The document to store, with what it was before. `None` where nothing was applied.
-    pub fn finish(mut self) -> Option<(Option<Document>, Document)> {
-        if self.recent.is_empty() {
-            return None;
-        }
-        if let Some(whole) = &mut self.whole
-            && whole.stale
-        {
-            whole.fold = Fold::of(&whole.events);
-            whole.stale = false;
-            self.refresh();
+    pub fn finish(mut self) -> Option<Finished> {
+        let last = self.last.take()?;
+        let mut keyframe_in = self.keyframe_in();
+        let mut keyframe = None;
+        if let Some(state) = self.state.take().filter(|_| !self.refold) {
+            let since = self.since + self.recent.len() as u64;
+            (keyframe, keyframe_in) = keyframe::consider(state, last, since, keyframe_in);
         }
         let after = Document {
             doc: self.doc,
             version: self.version,
             stamp: self.stamp,
             body: self.body.map(|body| Value::Object(body).canonical().into()),
-            conflicts: self.conflicts.iter().map(Conflict::to_string).collect(),
+            conflicts: self.conflicts,
+            keyframe_in,
         };
-        Some((self.before, after))
-    }
-
-    fn refresh(&mut self) {
-        if let Some(whole) = &self.whole {
-            self.body = whole.fold.body();
-            self.conflicts = whole.fold.conflicts();
-        }
+        Some(Finished { before: self.before, after, keyframe, refold: self.refold })
     }
 }

@@ -5,71 +5,45 @@
 //! that nobody who had seen them has ended; what is shown is computed from them (`leaf`), and what stands or was lost
 //! and is not shown is a conflict.
 
-use super::leaf::{self, Entry, Rule, What};
-use crate::clock::Stamp;
-use crate::id::{Position, Region};
+use super::conflict::{Conflict, Reason};
+use super::counts::{Places, Stuck};
+use super::leaf::{Add, Form, Leaf, Rule, Set, is_empty_object};
+use super::op::{Author, Latest, Op, Spot};
 use crate::journal::{Effect, Event, Pointer};
 use crate::json::{self, Object, Value};
-use crate::vector::Vector;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// The state of one document.
 #[derive(Clone, Debug, Default)]
 pub struct Fold {
-    ops: Vec<Op>,
     /// A document is there from its first set, increment or add.
-    there: bool,
-    leaves: BTreeMap<Pointer, Vec<Entry>>,
+    pub(super) there: bool,
+    pub(super) leaves: BTreeMap<Pointer, Leaf>,
     /// The deletes that stand; while there are any, `leaves` is what they keep.
-    tombstone: Vec<usize>,
-    lost: Vec<Lost>,
-}
-
-/// An op and where it stands: its first place in T, and every journal that holds it.
-#[derive(Clone, Debug)]
-struct Op {
-    region: Region,
-    position: Position,
-    places: Vec<(Region, Position, Uuid)>,
+    pub(super) tombstone: Vec<Arc<Op>>,
+    pub(super) lost: Vec<Lost>,
+    /// The last events that touched it.
+    pub(super) latest: Latest,
+    /// Places of clients, where runs had to be told; handed in, never kept.
+    places: Places,
+    /// Nothing is made a run: for a whole fold after [`Stuck::Unfold`].
+    unfolded: bool,
 }
 
 #[derive(Clone, Debug)]
-struct Lost {
-    op: usize,
-    pointer: Pointer,
-    reason: Reason,
-}
-
-/// Why an entry is not shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Another set is shown, by this rule.
-    Rule(Rule),
-    /// A leaf and what lies below it cannot both be.
-    Path,
-    /// Another type is shown.
-    Type,
-    /// A delete met edits it had not seen.
-    Delete,
-}
-
-/// Something a user wrote that nobody has ended and nobody is shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflict {
-    pub region: Region,
-    pub position: Position,
+pub(super) struct Lost {
+    pub op: Arc<Op>,
     pub pointer: Pointer,
     pub reason: Reason,
 }
 
-/// The id, `us:4/title`.
-impl fmt::Display for Conflict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}{}", self.region, self.position, self.pointer)
-    }
-}
+/// What makes an op the same op: its id and what was asked.
+pub type OpKey = (Uuid, [u8; 32]);
+
+/// The ops that stand in more than one journal, with all their places.
+pub type Copies = HashMap<OpKey, Vec<Spot>>;
 
 impl Fold {
     /// Folds a document's events, given in any order.
@@ -77,173 +51,226 @@ impl Fold {
         let mut events: Vec<&Event> = events.into_iter().collect();
         events.sort_by(|a, b| a.place().cmp(&b.place()));
         // Copies are known before anything is folded: to have seen one is to have seen the op.
-        let mut fold = Self::default();
-        let mut known: HashMap<(Uuid, [u8; 32]), usize> = HashMap::with_capacity(events.len());
-        let mut first = Vec::with_capacity(events.len());
-        for event in events {
-            let place = (event.region.clone(), event.position, event.client);
-            let op = *known.entry((event.id, event.sent)).or_insert_with(|| {
-                first.push(event);
-                fold.ops.push(Op { region: event.region.clone(), position: event.position, places: Vec::with_capacity(1) });
-                fold.ops.len() - 1
-            });
-            fold.ops[op].places.push(place);
+        let mut copies = Copies::with_capacity(events.len());
+        for event in &events {
+            copies.entry((event.id, event.sent)).or_default().push(Spot::of(event));
         }
-        for (op, event) in first.into_iter().enumerate() {
-            fold.apply_op(op, event);
+        let mut fold = Self::unfolded();
+        let mut folded: HashSet<OpKey> = HashSet::with_capacity(events.len());
+        for event in events {
+            let key = (event.id, event.sent);
+            if folded.insert(key) {
+                // Without runs nothing is ever asked.
+                let _ = fold.apply_with(event, &copies[&key]);
+            } else {
+                fold.touch(event);
+            }
         }
         fold
     }
 
-    /// Applies an event that is last in T and no copy of one already folded.
-    pub fn apply(&mut self, event: &Event) {
-        let places = vec![(event.region.clone(), event.position, event.client)];
-        self.ops.push(Op { region: event.region.clone(), position: event.position, places });
-        self.apply_op(self.ops.len() - 1, event);
+    /// A fold that keeps every entry by itself.
+    pub fn unfolded() -> Self {
+        Self { unfolded: true, ..Self::default() }
+    }
+
+    /// Makes runs again of what stands in long stretches.
+    pub fn compact(&mut self) {
+        self.unfolded = false;
+        for leaf in self.leaves.values_mut() {
+            if let Some(base) = leaf.base() {
+                leaf.counts.compact(base, &mut self.places);
+            }
+        }
+    }
+
+    /// Tells the places of a client in this document.
+    pub fn tell(&mut self, client: Uuid, places: Vec<(crate::id::Region, crate::id::Position)>) {
+        self.places.insert(client, places);
+    }
+
+    /// Applies an event that is last in T and no copy of one already folded. Stuck: the state is of no use any more.
+    pub fn apply(&mut self, event: &Event) -> Result<(), Stuck> {
+        self.apply_with(event, &[])
+    }
+
+    /// The same, for an op that stands in these places too.
+    pub fn apply_with(&mut self, event: &Event, spots: &[Spot]) -> Result<(), Stuck> {
+        self.touch(event);
+        self.apply_op(&Arc::new(Op::of(event, spots)), event)
+    }
+
+    /// Takes note of an event that has no effect, being a copy.
+    pub fn touch(&mut self, event: &Event) {
+        self.latest.take(&Spot::of(event));
+    }
+
+    pub fn latest(&self) -> &Latest {
+        &self.latest
     }
 
     /// The document, `None` where it is deleted or never was there.
-    pub fn body(&self) -> Option<Object> {
+    pub fn body(&self) -> Result<Option<Object>, Stuck> {
         if !self.there || !self.tombstone.is_empty() {
-            return None;
+            return Ok(None);
         }
         let mut body = Object::new();
-        for (pointer, entries) in &self.leaves {
-            if let Some(shown) = leaf::show(entries) {
+        for (pointer, leaf) in &self.leaves {
+            if let Some(shown) = leaf.show()? {
                 place(&mut body, pointer, shown.value);
             }
         }
-        Some(body)
+        Ok(Some(body))
     }
 
     /// Everything written that is not shown, sorted by id.
-    pub fn conflicts(&self) -> Vec<Conflict> {
-        let conflict = |op: usize, pointer: &Pointer, reason| {
-            let Op { region, position, .. } = &self.ops[op];
-            Conflict { region: region.clone(), position: *position, pointer: pointer.clone(), reason }
-        };
-        let mut found: Vec<Conflict> = self.lost.iter().map(|lost| conflict(lost.op, &lost.pointer, lost.reason)).collect();
+    pub fn conflicts(&self) -> Result<Vec<Conflict>, Stuck> {
+        let mut found: Vec<Conflict> = Vec::new();
+        for lost in &self.lost {
+            found.push(Conflict::new(&lost.op, &lost.pointer, lost.reason, self.last_at(&lost.pointer)));
+        }
         if self.tombstone.is_empty() {
-            for (pointer, entries) in &self.leaves {
-                let Some(shown) = leaf::show(entries) else { continue };
-                for at in shown.hidden {
-                    let reason = if matches!(entries[at].what, What::Set { .. }) { Reason::Rule(shown.rule) } else { Reason::Type };
-                    found.push(conflict(entries[at].op, pointer, reason));
-                }
+            for (pointer, leaf) in &self.leaves {
+                let Some(shown) = leaf.show()? else { continue };
+                let by = shown.by.as_ref();
+                found.extend(shown.unpicked.iter().map(|op| Conflict::new(op, pointer, Reason::Rule(shown.rule), by)));
+                found.extend(shown.unfit.iter().map(|op| Conflict::new(op, pointer, Reason::Type, by)));
             }
         }
-        found.sort_by_cached_key(Conflict::to_string);
-        found.dedup();
-        found
+        found.sort_by_cached_key(Conflict::id);
+        found.dedup_by(|a, b| a.id() == b.id());
+        Ok(found)
     }
 
-    /// Whether every op here is the client's own or seen by it; the latest are looked at first.
-    pub fn is_known_to(&self, seen: &Vector, by: Uuid) -> bool {
-        let known = |(region, position, client): &(Region, Position, Uuid)| *client == by || seen.get(region) >= *position;
-        self.ops.iter().rev().all(|op| op.places.iter().any(known))
+    /// The last op in T that stands at, above or below a pointer; none under a tombstone.
+    fn last_at(&self, pointer: &Pointer) -> Option<&Arc<Op>> {
+        let standing = self.leaves.iter().filter(|(place, _)| self.tombstone.is_empty() && place.touches(pointer));
+        standing.filter_map(|(_, leaf)| leaf.last()).max_by(|a, b| a.place().cmp(&b.place()))
     }
 
-    fn apply_op(&mut self, op: usize, event: &Event) {
+    fn apply_op(&mut self, op: &Arc<Op>, event: &Event) -> Result<(), Stuck> {
         let effect: &Effect = &event.effect;
+        let author = Author::of(event);
         if effect.delete {
-            self.delete(op, event);
-            return;
+            self.delete(op, &author);
+            return Ok(());
         }
         if effect.creates() {
-            self.rise(event);
+            self.rise(&author);
         }
         for pointer in &effect.drop {
-            self.drop(pointer, event);
+            self.drop(pointer, &author)?;
         }
         if !effect.set.is_empty() {
             let rules = event.rules.as_deref().and_then(|text| json::parse(text).ok());
             for (pointer, value) in &effect.set {
                 let rule = rules.as_ref().and_then(|rules| rules.as_object()?.get(pointer.as_str())?.as_str()).and_then(Rule::parse);
-                self.set(op, pointer, What::set(value.clone(), rule.unwrap_or_default(), event.edited_at, event.stamp), event);
+                let set = Set::new(op.clone(), value.clone(), rule.unwrap_or_default(), event.edited_at, event.stamp);
+                self.set(pointer, set, &author)?;
             }
         }
         for (pointer, by) in &effect.increment {
-            self.gather(op, pointer, What::Increment(*by), event);
+            if self.gathers(op, pointer, Form::Number, &author)? {
+                let Self { leaves, places, unfolded, .. } = self;
+                let leaf = leaves.entry(pointer.clone()).or_default();
+                leaf.counts.push(op.clone(), *by);
+                if !*unfolded
+                    && leaf.counts.is_long()
+                    && let Some(base) = leaf.base()
+                {
+                    leaf.counts.compact(base, places);
+                }
+            }
         }
         for (pointer, members) in &effect.add {
-            self.gather(op, pointer, What::Add(members.clone()), event);
+            if self.gathers(op, pointer, Form::Array, &author)? {
+                let add = Add { op: op.clone(), members: members.clone(), taken: HashSet::new() };
+                self.leaves.entry(pointer.clone()).or_default().adds.push(add);
+            }
         }
         for (pointer, members) in &effect.remove {
-            self.remove(pointer, members, event);
+            self.remove(pointer, members, &author);
         }
+        Ok(())
     }
 
-    fn set(&mut self, op: usize, pointer: &Pointer, what: What, event: &Event) {
-        self.settle(pointer, event);
-        self.end(pointer, event);
-        self.clear_above(pointer, event);
+    fn set(&mut self, pointer: &Pointer, set: Set, author: &Author<'_>) -> Result<(), Stuck> {
+        self.settle(pointer, author);
+        self.end(pointer, author)?;
+        self.clear_above(pointer, author)?;
         let below = self.below(pointer);
-        if what.is_empty_object() {
+        if set.is_empty_object() {
             if !below.is_empty() || pointer.is_root() {
-                return;
+                return Ok(());
             }
         } else {
             for pointer in below {
-                self.lose(&pointer, event, false);
+                self.lose(&pointer, author, false)?;
             }
         }
-        self.leaves.entry(pointer.clone()).or_default().push(Entry { op, what, taken: HashSet::new() });
+        self.leaves.entry(pointer.clone()).or_default().sets.push(set);
+        Ok(())
     }
 
-    fn drop(&mut self, pointer: &Pointer, event: &Event) {
-        self.settle(pointer, event);
+    fn drop(&mut self, pointer: &Pointer, author: &Author<'_>) -> Result<(), Stuck> {
+        self.settle(pointer, author);
         if !self.tombstone.is_empty() {
-            return;
+            return Ok(());
         }
-        self.end(pointer, event);
+        self.end(pointer, author)?;
         for pointer in self.below(pointer) {
-            self.end(&pointer, event);
+            self.end(&pointer, author)?;
         }
+        Ok(())
     }
 
-    /// An increment or an add.
-    fn gather(&mut self, op: usize, pointer: &Pointer, what: What, event: &Event) {
-        let blocked = !self.below(pointer).is_empty() || self.above(pointer).iter().any(|above| !self.shows_empty_object(above));
-        let shown = self.leaves.get(pointer).and_then(|entries| leaf::show(entries));
-        let fits = matches!(
-            (&what, shown.map(|shown| shown.value)),
-            (_, None) | (What::Increment(_), Some(Value::Number(_))) | (What::Add(_), Some(Value::Array(_)))
-        );
-        if blocked || !fits {
+    /// Whether an increment or an add can stand at a pointer; else it is lost.
+    fn gathers(&mut self, op: &Arc<Op>, pointer: &Pointer, wanted: Form, author: &Author<'_>) -> Result<bool, Stuck> {
+        let above = self.above(pointer);
+        let blocked = !self.below(pointer).is_empty() || above.iter().any(|above| self.form(above) != Some(Form::Object));
+        if blocked || self.form(pointer).is_some_and(|form| form != wanted) {
             let reason = if blocked { Reason::Path } else { Reason::Type };
-            self.lost.push(Lost { op, pointer: pointer.clone(), reason });
-            return;
+            self.lost.push(Lost { op: op.clone(), pointer: pointer.clone(), reason });
+            return Ok(false);
         }
-        self.clear_above(pointer, event);
-        self.leaves.entry(pointer.clone()).or_default().push(Entry { op, what, taken: HashSet::new() });
+        self.clear_above(pointer, author)?;
+        Ok(true)
     }
 
-    fn remove(&mut self, pointer: &Pointer, members: &[Value], event: &Event) {
+    fn remove(&mut self, pointer: &Pointer, members: &[Value], author: &Author<'_>) {
         if !self.tombstone.is_empty() {
             return;
         }
-        let Self { leaves, ops, .. } = self;
-        for entry in leaves.get_mut(pointer).into_iter().flatten().filter(|entry| had_seen(event, &ops[entry.op])) {
-            entry.taken.extend(members.iter().map(Value::canonical));
+        let Some(leaf) = self.leaves.get_mut(pointer) else { return };
+        let texts: Vec<String> = members.iter().map(Value::canonical).collect();
+        for set in leaf.sets.iter_mut().filter(|set| author.had_seen(&set.op)) {
+            set.taken.extend(texts.iter().cloned());
+        }
+        for add in leaf.adds.iter_mut().filter(|add| author.had_seen(&add.op)) {
+            add.taken.extend(texts.iter().cloned());
         }
     }
 
-    fn delete(&mut self, op: usize, event: &Event) {
-        self.settle(&Pointer::root(), event);
-        let unseen = |entry: &Entry| !had_seen(event, &self.ops[entry.op]);
-        if self.tombstone.is_empty() && self.leaves.values().flatten().any(unseen) {
-            self.lost.push(Lost { op, pointer: Pointer::root(), reason: Reason::Delete });
+    fn delete(&mut self, op: &Arc<Op>, author: &Author<'_>) {
+        self.settle(&Pointer::root(), author);
+        let unseen = |leaf: &Leaf| {
+            leaf.sets.iter().any(|set| !author.had_seen(&set.op))
+                || leaf.adds.iter().any(|add| !author.had_seen(&add.op))
+                || leaf.counts.holds_unseen(author)
+        };
+        if self.tombstone.is_empty() && self.leaves.values().any(unseen) {
+            self.lost.push(Lost { op: op.clone(), pointer: Pointer::root(), reason: Reason::Delete });
         } else {
-            self.tombstone.push(op);
+            self.tombstone.push(op.clone());
         }
     }
 
     /// An effect with a set, increment or add, on a tombstone, starts a new document, or brings the old state back
     /// where its author had seen no delete of it, before any part of it acts; in either case the document is there.
-    fn rise(&mut self, event: &Event) {
+    fn rise(&mut self, author: &Author<'_>) {
         self.there = true;
         let deletes = std::mem::take(&mut self.tombstone);
-        if deletes.iter().any(|delete| had_seen(event, &self.ops[*delete])) {
+        if deletes.iter().any(|delete| author.had_seen(delete)) {
             self.leaves.clear();
         } else {
             self.lost.extend(deletes.into_iter().map(|op| Lost { op, pointer: Pointer::root(), reason: Reason::Delete }));
@@ -251,36 +278,37 @@ impl Fold {
     }
 
     /// One who writes at, above or below what was lost, having seen it, has decided it.
-    fn settle(&mut self, pointer: &Pointer, event: &Event) {
-        let Self { lost, ops, .. } = self;
-        lost.retain(|lost| !(lost.pointer.touches(pointer) && had_seen(event, &ops[lost.op])));
+    fn settle(&mut self, pointer: &Pointer, author: &Author<'_>) {
+        self.lost.retain(|lost| !(lost.pointer.touches(pointer) && author.had_seen(&lost.op)));
     }
 
     /// Takes away the entries at a leaf that the author had seen.
-    fn end(&mut self, pointer: &Pointer, event: &Event) {
-        let Self { leaves, ops, .. } = self;
-        if let Some(entries) = leaves.get_mut(pointer) {
-            entries.retain(|entry| !had_seen(event, &ops[entry.op]));
-            if entries.is_empty() {
+    fn end(&mut self, pointer: &Pointer, author: &Author<'_>) -> Result<(), Stuck> {
+        let Self { leaves, places, .. } = self;
+        if let Some(leaf) = leaves.get_mut(pointer) {
+            leaf.sets.retain(|set| !author.had_seen(&set.op));
+            leaf.adds.retain(|add| !author.had_seen(&add.op));
+            leaf.counts.end(author, places)?;
+            if leaf.is_empty() {
                 leaves.remove(pointer);
             }
         }
+        Ok(())
     }
 
     /// Takes a whole leaf away; what of it the author had not seen is lost.
-    fn lose(&mut self, pointer: &Pointer, event: &Event, above: bool) {
-        for entry in self.leaves.remove(pointer).into_iter().flatten() {
-            let nothing = above && entry.what.is_empty_object();
-            if !nothing && !had_seen(event, &self.ops[entry.op]) {
-                self.lost.push(Lost { op: entry.op, pointer: pointer.clone(), reason: Reason::Path });
-            }
-        }
+    fn lose(&mut self, pointer: &Pointer, author: &Author<'_>, above: bool) -> Result<(), Stuck> {
+        let Some(leaf) = self.leaves.remove(pointer) else { return Ok(()) };
+        let nothing = |set: &Set| above && is_empty_object(&set.value);
+        let sets = leaf.sets.into_iter().filter(|set| !nothing(set)).map(|set| set.op);
+        let others = sets.chain(leaf.adds.into_iter().map(|add| add.op)).filter(|op| !author.had_seen(op));
+        let lost: Vec<Arc<Op>> = others.chain(leaf.counts.unseen(author)?).collect();
+        self.lost.extend(lost.into_iter().map(|op| Lost { op, pointer: pointer.clone(), reason: Reason::Path }));
+        Ok(())
     }
 
-    fn clear_above(&mut self, pointer: &Pointer, event: &Event) {
-        for above in self.above(pointer) {
-            self.lose(&above, event, true);
-        }
+    fn clear_above(&mut self, pointer: &Pointer, author: &Author<'_>) -> Result<(), Stuck> {
+        self.above(pointer).iter().try_for_each(|above| self.lose(above, author, true))
     }
 
     fn above(&self, pointer: &Pointer) -> Vec<Pointer> {
@@ -294,36 +322,13 @@ impl Fold {
         self.leaves.range(from..).map(|(below, _)| below).take_while(|below| pointer.is_above(below)).cloned().collect()
     }
 
-    fn shows_empty_object(&self, pointer: &Pointer) -> bool {
-        let shown = self.leaves.get(pointer).and_then(|entries| leaf::show(entries));
-        matches!(shown, Some(leaf::Shown { value: Value::Object(_), .. }))
+    fn form(&self, pointer: &Pointer) -> Option<Form> {
+        self.leaves.get(pointer).and_then(Leaf::form)
     }
 }
 
-/// Whether the author of `event` had seen an op, in whichever journal.
-fn had_seen(event: &Event, op: &Op) -> bool {
-    op.places.iter().any(|(region, position, client)| {
-        event.seen.get(region) >= *position
-            || (*client == event.client && ((*region == event.region && *position < event.position) || event.own.get(region) >= *position))
-    })
-}
-
-/// The same, for an event by itself: what a body that an author had seen is made of.
-pub fn author_had_seen(author: &Author<'_>, event: &Event) -> bool {
-    author.seen.get(&event.region) >= event.position
-        || (event.client == author.client && (event.region == *author.region || author.own.get(&event.region) >= event.position))
-}
-
-/// Who is about to write in `region`, at its journal's end.
-pub struct Author<'a> {
-    pub seen: &'a Vector,
-    pub own: &'a Vector,
-    pub client: Uuid,
-    pub region: &'a Region,
-}
-
 /// The last place in T of some events.
-pub fn last_stamp<'a>(events: impl IntoIterator<Item = &'a Event>) -> Stamp {
+pub fn last_stamp<'a>(events: impl IntoIterator<Item = &'a Event>) -> crate::clock::Stamp {
     events.into_iter().map(|event| event.stamp).max().unwrap_or_default()
 }
 

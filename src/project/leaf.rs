@@ -1,8 +1,11 @@
 //! What one leaf shows, computed from what stands there, never from an earlier value.
 
+use super::counts::{Counts, Stuck};
+use super::op::Op;
 use crate::clock::{Millis, Stamp};
 use crate::json::Value;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// How standing sets of one leaf that had not seen each other merge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,71 +47,134 @@ impl Rule {
 /// What joined texts are joined by.
 pub const JOINT: &str = "\n---\n";
 
-/// Something that stands at a leaf.
+/// What stands at one leaf, each kind in T order.
+#[derive(Clone, Debug, Default)]
+pub struct Leaf {
+    pub sets: Vec<Set>,
+    pub counts: Counts,
+    pub adds: Vec<Add>,
+}
+
 #[derive(Clone, Debug)]
-pub struct Entry {
-    /// Which op of the fold it is of; ops are numbered in T order.
-    pub op: usize,
-    pub what: What,
+pub struct Set {
+    pub op: Arc<Op>,
+    pub value: Value,
+    pub rule: Rule,
+    /// Never later than the stamp, and the stamp where the client said nothing.
+    pub edited_at: Millis,
     /// Members taken out of it, as canonical texts.
     pub taken: HashSet<String>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub enum What {
-    Set { value: Value, rule: Rule, edited_at: Millis },
-    Increment(f64),
-    Add(Vec<Value>),
+#[derive(Clone, Debug)]
+pub struct Add {
+    pub op: Arc<Op>,
+    pub members: Vec<Value>,
+    /// Members taken out of it, as canonical texts.
+    pub taken: HashSet<String>,
 }
 
-impl What {
-    /// A set; `edited_at` is never later than the stamp, and is the stamp where the client said nothing.
-    pub fn set(value: Value, rule: Rule, edited_at: Option<Millis>, stamp: Stamp) -> Self {
+impl Set {
+    pub fn new(op: Arc<Op>, value: Value, rule: Rule, edited_at: Option<Millis>, stamp: Stamp) -> Self {
         let edited_at = edited_at.unwrap_or(Millis::MAX).min(stamp.millis());
-        Self::Set { value, rule, edited_at }
+        Self { op, value, rule, edited_at, taken: HashSet::new() }
     }
 
     /// A set of `{}`: it only asks for an object.
     pub fn is_empty_object(&self) -> bool {
-        matches!(self, Self::Set { value: Value::Object(object), .. } if object.is_empty())
+        is_empty_object(&self.value)
     }
 }
 
-/// What a leaf shows, and which of its entries nobody is shown.
+pub fn is_empty_object(value: &Value) -> bool {
+    matches!(value, Value::Object(object) if object.is_empty())
+}
+
+/// What a leaf shows, and what of it nobody is shown.
 #[derive(Debug)]
 pub struct Shown {
     pub value: Value,
     /// The rule that picked; `last` where nothing was to pick.
     pub rule: Rule,
-    /// Places in the leaf's entries: these are conflicts.
-    pub hidden: Vec<usize>,
+    /// Whose value it is: the op of the set that was picked, else of the last that counts or adds.
+    pub by: Option<Arc<Op>>,
+    /// Sets that were not picked.
+    pub unpicked: Vec<Arc<Op>>,
+    /// Increments and adds that the value does not take.
+    pub unfit: Vec<Arc<Op>>,
 }
 
-/// Computes a leaf from its entries, which stand in T order. `None` where nothing stands.
-pub fn show(entries: &[Entry]) -> Option<Shown> {
-    let sets: Vec<usize> = (0..entries.len()).filter(|at| matches!(entries[*at].what, What::Set { .. })).collect();
-    let rule = sets.last().map_or(Rule::Last, |last| rule_of(&entries[*last]));
-    let mut hidden = Vec::new();
-    let mut value = match (pick(entries, &sets, rule), entries.first()) {
-        (Some(Picked::Joined(text)), _) => Value::Text(text),
-        (Some(Picked::One(at)), _) => {
-            let shown = set_value(&entries[at]);
-            hidden.extend(sets.iter().copied().filter(|other| set_value(&entries[*other]) != shown));
-            without_taken(shown, &entries[at].taken)
-        }
-        (None, None) => return None,
-        (None, Some(_)) if entries.iter().any(|entry| matches!(entry.what, What::Increment(_))) => Value::Number(0.0),
-        (None, Some(_)) => Value::Array(Vec::new()),
-    };
-    for (at, entry) in entries.iter().enumerate() {
-        match (&entry.what, &mut value) {
-            (What::Set { .. }, _) => {}
-            (What::Increment(by), Value::Number(number)) if (*number + by).is_finite() => *number = plus(*number, *by),
-            (What::Add(members), Value::Array(array)) => join_members(array, members, &entry.taken),
-            _ => hidden.push(at),
+/// What kind of value a leaf shows, which is quicker to tell than the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Number,
+    Array,
+    Object,
+    Other,
+}
+
+impl Leaf {
+    pub fn is_empty(&self) -> bool {
+        self.sets.is_empty() && self.counts.is_empty() && self.adds.is_empty()
+    }
+
+    /// The last op in T that stands here.
+    pub fn last(&self) -> Option<&Arc<Op>> {
+        let last = [self.sets.last().map(|set| &set.op), self.counts.last(), self.adds.last().map(|add| &add.op)];
+        last.into_iter().flatten().max_by(|a, b| a.place().cmp(&b.place()))
+    }
+
+    /// `None` where nothing stands.
+    pub fn form(&self) -> Option<Form> {
+        Some(match pick(&self.sets) {
+            Some(Picked::Joined(_)) => Form::Other,
+            Some(Picked::One(at)) => match self.sets[at].value {
+                Value::Number(_) => Form::Number,
+                Value::Array(_) => Form::Array,
+                Value::Object(_) => Form::Object,
+                _ => Form::Other,
+            },
+            None if !self.counts.is_empty() => Form::Number,
+            None if !self.adds.is_empty() => Form::Array,
+            None => return None,
+        })
+    }
+
+    /// The number that increments are added to; `None` where they are not.
+    pub fn base(&self) -> Option<f64> {
+        match pick(&self.sets) {
+            Some(Picked::One(at)) => self.sets[at].value.as_number(),
+            Some(Picked::Joined(_)) => None,
+            None => Some(0.0),
         }
     }
-    Some(Shown { value, rule, hidden })
+
+    /// `None` where nothing stands.
+    pub fn show(&self) -> Result<Option<Shown>, Stuck> {
+        let rule = self.sets.last().map_or(Rule::Last, |last| last.rule);
+        let mut shown = Shown { value: Value::Null, rule, by: self.last().cloned(), unpicked: Vec::new(), unfit: Vec::new() };
+        shown.value = match pick(&self.sets) {
+            Some(Picked::Joined(text)) => Value::Text(text),
+            Some(Picked::One(at)) => {
+                let picked = &self.sets[at];
+                shown.by = Some(picked.op.clone());
+                shown.unpicked = self.sets.iter().filter(|set| set.value != picked.value).map(|set| set.op.clone()).collect();
+                without_taken(&picked.value, &picked.taken)
+            }
+            None if !self.counts.is_empty() => Value::Number(0.0),
+            None if !self.adds.is_empty() => Value::Array(Vec::new()),
+            None => return Ok(None),
+        };
+        match &mut shown.value {
+            Value::Number(number) => (*number, shown.unfit) = self.counts.add_to(*number)?,
+            _ => shown.unfit = self.counts.each()?,
+        }
+        match &mut shown.value {
+            Value::Array(array) => join_adds(array, &self.adds),
+            _ => shown.unfit.extend(self.adds.iter().map(|add| add.op.clone())),
+        }
+        Ok(Some(shown))
+    }
 }
 
 /// Sum of two numbers; zero has one sign only, as in the canonical text.
@@ -117,9 +183,21 @@ pub fn plus(number: f64, by: f64) -> f64 {
     if sum == 0.0 { 0.0 } else { sum }
 }
 
-/// Appends members that are not there yet and were not taken out.
-pub fn join_members(array: &mut Vec<Value>, members: &[Value], taken: &HashSet<String>) {
+/// Appends the members of adds, in T order, that are not there yet and were not taken out.
+fn join_adds(array: &mut Vec<Value>, adds: &[Add]) {
     let mut there: HashSet<String> = array.iter().map(Value::canonical).collect();
+    for add in adds {
+        join_new(array, &mut there, &add.members, &add.taken);
+    }
+}
+
+/// Appends members that are not there yet.
+pub fn join_members(array: &mut Vec<Value>, members: &[Value]) {
+    let mut there: HashSet<String> = array.iter().map(Value::canonical).collect();
+    join_new(array, &mut there, members, &HashSet::new());
+}
+
+fn join_new(array: &mut Vec<Value>, there: &mut HashSet<String>, members: &[Value], taken: &HashSet<String>) {
     for member in members {
         let text = member.canonical();
         if !taken.contains(&text) && there.insert(text) {
@@ -133,9 +211,9 @@ enum Picked {
     Joined(String),
 }
 
-fn pick(entries: &[Entry], sets: &[usize], rule: Rule) -> Option<Picked> {
-    let last = *sets.last()?;
-    let numbers = || sets.iter().map(|at| set_value(&entries[*at]).as_number()).collect::<Option<Vec<f64>>>();
+fn pick(sets: &[Set]) -> Option<Picked> {
+    let last = sets.len().checked_sub(1)?;
+    let numbers = || sets.iter().map(|set| set.value.as_number()).collect::<Option<Vec<f64>>>();
     let best = |better: fn(f64, f64) -> bool, keys: Option<Vec<f64>>| {
         let keys = keys?;
         let mut best = 0;
@@ -145,20 +223,20 @@ fn pick(entries: &[Entry], sets: &[usize], rule: Rule) -> Option<Picked> {
                 best = at;
             }
         }
-        Some(sets[best])
+        Some(best)
     };
-    let one = match rule {
+    let one = match sets[last].rule {
         Rule::Last | Rule::Ask | Rule::Counter | Rule::Set => last,
         Rule::Min => best(|kept, new| kept < new, numbers()).unwrap_or(last),
         Rule::Max => best(|kept, new| kept > new, numbers()).unwrap_or(last),
         Rule::LatestEdit => {
-            let times = sets.iter().map(|at| edited_at(&entries[*at]) as f64).collect();
+            let times = sets.iter().map(|set| set.edited_at as f64).collect();
             best(|kept, new| kept > new, Some(times)).unwrap_or(last)
         }
         Rule::Join => {
             let mut texts: Vec<&str> = Vec::new();
-            for at in sets {
-                match set_value(&entries[*at]).as_str() {
+            for set in sets {
+                match set.value.as_str() {
                     Some(text) if texts.contains(&text) => {}
                     Some(text) => texts.push(text),
                     None => return Some(Picked::One(last)),
@@ -168,27 +246,6 @@ fn pick(entries: &[Entry], sets: &[usize], rule: Rule) -> Option<Picked> {
         }
     };
     Some(Picked::One(one))
-}
-
-fn set_value(entry: &Entry) -> &Value {
-    match &entry.what {
-        What::Set { value, .. } => value,
-        _ => &Value::Null,
-    }
-}
-
-fn rule_of(entry: &Entry) -> Rule {
-    match entry.what {
-        What::Set { rule, .. } => rule,
-        _ => Rule::Last,
-    }
-}
-
-fn edited_at(entry: &Entry) -> Millis {
-    match entry.what {
-        What::Set { edited_at, .. } => edited_at,
-        _ => 0,
-    }
 }
 
 fn without_taken(value: &Value, taken: &HashSet<String>) -> Value {

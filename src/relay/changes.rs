@@ -41,6 +41,7 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
         if cursor.vector.covers(&known) {
             progress.keep(relay, database).await?;
             tokio::select! {
+                biased;
                 _ = heads.changed() => {}
                 () = tokio::time::sleep(relay.poll()) => {}
             }

@@ -194,6 +194,9 @@ pub fn write_row(document: &Document, body: bool, out: &mut String) {
     out.push_str("{\"doc\":");
     crate::json::write_string(document.doc.as_str(), out);
     out.push_str(&format!(",\"version\":\"{}\",\"deleted\":{}", document.version, document.body.is_none()));
+    if !document.conflicts.is_empty() {
+        out.push_str(",\"conflicts\":true");
+    }
     if body && let Some(text) = &document.body {
         out.push_str(",\"body\":");
         out.push_str(text);

@@ -1,12 +1,15 @@
 //! One other region's journal of one database, applied here in position order, without a gap.
 
+use super::status::Fault;
 use super::wire;
 use super::{Relay, fetch, kept};
+use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
-use crate::gateway::Database;
+use crate::gateway::{Database, Gate};
 use crate::id::{Position, Region};
 use crate::ingest::commit::Followed;
 use crate::journal::Event;
+use crate::telemetry::ByPeer;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +69,9 @@ impl Follower {
     }
 
     async fn take(&mut self, work: Work) {
+        if self.relay.gateway.relay.is_forked(&self.database.name, &self.region) {
+            return;
+        }
         let done = match work {
             Work::Run { last, .. } if last <= self.reached() => Ok(()),
             Work::Run { first, payload, .. } if first <= self.reached() + 1 => self.run(&payload).await,
@@ -89,7 +95,7 @@ impl Follower {
             }
             Err(error) => {
                 self.claimed = self.claimed.max(self.have() + 1);
-                self.relay.gateway.relay.fault(about, Some(error.chain()));
+                self.relay.gateway.relay.fault(about, Some(error.chain().into()));
             }
         }
     }
@@ -122,7 +128,7 @@ impl Follower {
                     self.chunk = (self.chunk / 2).max(1);
                     self.failures += 1;
                     if self.failures > FAILURES_QUIET {
-                        self.relay.gateway.relay.fault(self.about(), Some(error.chain()));
+                        self.relay.gateway.relay.fault(self.about(), Some(error.chain().into()));
                     }
                     let patience = Duration::from_millis(200 << self.failures.min(4)).min(self.relay.poll());
                     tokio::time::sleep(patience.max(Duration::from_millis(200))).await;
@@ -136,26 +142,49 @@ impl Follower {
         Ok(())
     }
 
-    /// Applies whole batches. Away or too far ahead of the clock: waits, since dropping would only mean fetching again.
+    /// Applies whole batches. Too far ahead of the clock: waits, since dropping would only mean fetching again.
     async fn apply(&mut self, events: Vec<Event>) -> Result<()> {
-        let gateway = &self.relay.gateway;
+        let gateway = self.relay.gateway.clone();
         let about = format!("clock of {}", self.region);
-        while let Some(event) = events.iter().find(|event| event.stamp.millis() - gateway.clock.now() > gateway.config.clock.ahead_ms_max) {
+        while let Some(event) = events.iter().find(|event| self.is_too_far_ahead(event)) {
             let what = format!(
-                "{}:{} is stamped {}, too far ahead of this region's clock; the journal waits",
-                self.region, event.position, event.stamp
+                "{}:{} is stamped {}, too far ahead of this region's clock; the journal waits (tidegate relay accept {} takes it)",
+                self.region, event.position, event.stamp, self.region
             );
-            gateway.relay.fault(&about, Some(what));
+            gateway.relay.fault(&about, Some(Fault::red(what)));
+            gateway.relay.waits(events.last().map(|last| last.stamp));
             tokio::time::sleep(self.relay.poll()).await;
         }
         gateway.relay.fault(&about, None);
+        let stamps: Vec<Stamp> = events.iter().map(|event| event.stamp).collect();
         // Dead here: nothing was kept, or all of it; the next start asks from the position that the head has.
         match self.database.appender.follow(self.region.clone(), events).await? {
-            Followed { gap: false, .. } => Ok(()),
+            Followed { gap: false, .. } => {
+                gateway.relay.waits(None);
+                self.measure(&stamps);
+                Ok(())
+            }
             Followed { gap: true, have } => {
                 Err(Error::new(Kind::Conflict, format!("the journal is at {have} here; it is fetched from there")))
             }
         }
+    }
+
+    /// What this region has stamped itself, or an operator has accepted, drags nobody any further.
+    fn is_too_far_ahead(&self, event: &Event) -> bool {
+        let gateway = &self.relay.gateway;
+        let ahead = event.stamp.millis() - gateway.clock.now();
+        ahead > gateway.config.clock.ahead_ms_max
+            && event.stamp > gateway.relay.accepted_until()
+            && event.stamp > self.database.known().stamp
+    }
+
+    /// From accepted there to applied here, by the other region's own clock as far as it is known.
+    fn measure(&self, stamps: &[Stamp]) {
+        let gateway = &self.relay.gateway;
+        let now = gateway.clock.now() + gateway.relay.ahead_of(&self.region);
+        let histogram = gateway.metrics.convergence.get_or_create(&ByPeer { peer: self.region.to_string() });
+        stamps.iter().for_each(|stamp| histogram.observe((now - stamp.millis()).max(0) as f64 / 1000.0));
     }
 
     /// Fetches up to a position: from the journal's own region, else from any that has it, else from its stream.
@@ -172,7 +201,7 @@ impl Follower {
             }
             let mut last = Error::new(Kind::Unavailable, "nobody has the events");
             for holder in holders {
-                match fetch::request(&self.relay, &holder, &self.database.name, &self.region, have).await {
+                match self.fetch(&holder, have).await {
                     Ok(events) if events.is_empty() => {}
                     Ok(events) => {
                         self.take_events(events).await?;
@@ -195,6 +224,31 @@ impl Follower {
             }
         }
         Ok(())
+    }
+}
+
+impl Follower {
+    /// What a holder has after a position. It gives the event at that position too: another content there is a fork.
+    async fn fetch(&self, holder: &Region, have: Position) -> Result<Vec<Event>> {
+        let (gateway, db) = (&self.relay.gateway, &self.database.name);
+        if have == 0 {
+            return fetch::request(&self.relay, holder, db, &self.region, 0).await;
+        }
+        let mut events = fetch::request(&self.relay, holder, db, &self.region, have - 1).await?;
+        if events.is_empty() {
+            return Ok(events);
+        }
+        let theirs = events.remove(0);
+        let ours = gateway.store.events(self.database.id, &[(self.region.clone(), have)]).await?;
+        if ours.first().is_some_and(|ours| ours.line(db) != theirs.line(db)) {
+            let what = format!("{}:{have} has one content here and another in {holder}: the journal is followed no further", self.region);
+            gateway.relay.fork(db, &self.region, what.clone());
+            if self.region == gateway.region {
+                self.database.shut(Gate::Forked);
+            }
+            return Err(Error::corrupt(what));
+        }
+        Ok(events)
     }
 }
 

@@ -4,19 +4,26 @@
 //!                       heartbeat.<region> ───→ receive ─→ follow: a gap? ─→ fetch.<region> ─→ repaired
 //!     documents ─ changes ─→ changes.<db>.<collection>.<key> ─→ subscribers
 //!
+//!     a gateway begins ─→ hello ─→ whoever holds more of its journals says so
+//!     digests differ ───→ compare.<region> ─→ the documents that differ
+//!
 //! Nothing here decides whether an event is kept. Whatever NATS loses, reorders or repeats, positions tell: a repeat is
 //! dropped, a gap is fetched from any region that has the events. Progress lives in the store alone, and what is lost of
 //! it costs repeated messages.
 
+pub mod ask;
 pub mod changes;
+pub mod compare;
 pub mod feed;
 pub mod fetch;
 pub mod follow;
 pub mod heartbeat;
+pub mod hello;
 pub mod kept;
 pub mod nats;
 pub mod network;
 pub mod receive;
+pub mod report;
 pub mod send;
 pub mod status;
 pub mod subject;
@@ -65,6 +72,11 @@ impl Relay {
         });
         let lifecycle = &gateway.lifecycle;
         gateway.relay.configure(relay.network.clone());
+        // Nothing is taken before the others were asked what they hold of our journals.
+        gateway.asked.send_replace(false);
+        lifecycle.critical("hello", hello::ask(relay.clone()));
+        lifecycle.critical("answer hello", hello::answer(relay.clone()));
+        lifecycle.critical("compare", compare::answer(relay.clone()));
         lifecycle.critical("lease", relay.clone().lease());
         lifecycle.critical("heartbeat", heartbeat::run(relay.clone()));
         lifecycle.critical("receive", receive::run(relay.clone()));
@@ -99,6 +111,9 @@ impl Relay {
         let lease = Duration::from_millis(self.gateway.config.relay.lease_ms);
         let mut known = 0;
         loop {
+            if let Ok(notes) = self.gateway.store.regions().await {
+                self.gateway.relay.note(notes);
+            }
             match self.gateway.store.lease(self.holder, lease.as_secs_f64()).await {
                 Ok(held) => {
                     let held: HashSet<DatabaseId> = held.into_iter().collect();
@@ -119,6 +134,7 @@ impl Relay {
                     break;
                 }
                 tokio::select! {
+                    biased;
                     () = &mut renew => break,
                     () = tokio::time::sleep(Duration::from_millis(50)) => {}
                 }

@@ -2,10 +2,11 @@
 
 use super::follow::{self, Work};
 use super::network::{Message, Subscription};
+use super::status::Fault;
 use super::subject::About;
 use super::wire::{self, FIRST, LAST};
-use super::{Relay, kept};
-use crate::gateway::Database;
+use super::{Relay, compare, kept};
+use crate::gateway::{Database, Gate};
 use crate::id::{DatabaseName, Region};
 use crate::vector::Vector;
 use std::collections::HashMap;
@@ -38,13 +39,14 @@ async fn listen(relay: &Arc<Relay>, followers: &mut Followers) -> crate::error::
     let _stop = AbortOnDrop(looking);
     loop {
         let message = tokio::select! {
-            message = next(&mut heartbeats) => message,
-            message = next(&mut commits) => message,
-            message = next(&mut journals) => message,
+            biased;
             Some((db, region, upto)) = kept.recv() => {
                 claim(relay, followers, &db, &region, upto).await;
                 continue;
             }
+            message = next(&mut heartbeats) => message,
+            message = next(&mut commits) => message,
+            message = next(&mut journals) => message,
         };
         let Some(message) = message else { return Ok(()) };
         take(relay, followers, message).await;
@@ -97,7 +99,9 @@ async fn take(relay: &Arc<Relay>, followers: &mut Followers, message: Message) {
             for held in held {
                 // A region that hears of a database makes it and follows, also an empty one.
                 let Some(database) = database(relay, &held.db).await else { continue };
-                own_journal(relay, &region, &database, &held).await;
+                own_journal(relay, followers, &region, &database, &held).await;
+                compare(relay, &region, &database, &held);
+                check_tip(relay, &region, &database, &held).await;
                 for (journal, upto) in held.vector.iter().filter(|(journal, _)| **journal != gateway.region) {
                     claim(relay, followers, &held.db, journal, upto).await;
                 }
@@ -108,16 +112,62 @@ async fn take(relay: &Arc<Relay>, followers: &mut Followers, message: Message) {
 }
 
 /// A peer that holds more of our own journal than we do: our Postgres was set back, unless another process of this
-/// region committed a moment ago, which the store tells.
-async fn own_journal(relay: &Relay, peer: &Region, database: &Database, held: &wire::Held) {
+/// region committed a moment ago, which the store tells. Nothing is written before the rest is fetched.
+async fn own_journal(relay: &Arc<Relay>, followers: &mut Followers, peer: &Region, database: &Arc<Database>, held: &wire::Held) {
     let gateway = &relay.gateway;
     let (own, about) = (held.vector.get(&gateway.region), format!("own journal of {}", held.db));
+    if held.forks.contains(&gateway.region) {
+        let what = format!("{peer} holds another content of this region's journal of {}: it takes no writes any more", held.db);
+        gateway.relay.fork(&held.db, &gateway.region, what);
+        database.shut(Gate::Forked);
+        return;
+    }
     let wanted = Vector::from_iter([(gateway.region.clone(), own)]);
     if own <= database.known().vector.get(&gateway.region) {
-        gateway.relay.fault(about, None);
+        if database.open_at(database.known().vector.get(&gateway.region)) {
+            gateway.relay.fault(about, None);
+        }
     } else if let Ok(Ok(false)) = tokio::time::timeout(relay.poll(), gateway.covers(database, &wanted, Duration::ZERO)).await {
-        let what = format!("{peer} holds {}:{own} and we do not: was this region's Postgres set back?", gateway.region);
-        gateway.relay.fault(about, Some(what));
+        let what = format!(
+            "{peer} holds {}:{own} and we do not: this region's Postgres was set back; its journal is fetched before it takes writes",
+            gateway.region
+        );
+        gateway.relay.fault(about, Some(Fault::red(what)));
+        database.shut(Gate::Behind(own));
+        hand(relay, followers, &held.db, &gateway.region, Work::Claim { upto: own }).await;
+    }
+}
+
+/// Equal vectors must mean equal digests.
+fn compare(relay: &Arc<Relay>, peer: &Region, database: &Arc<Database>, held: &wire::Held) {
+    let status = &relay.gateway.relay;
+    match status.compare(peer, held, &database.known()) {
+        None => {}
+        Some(true) => status.fault(compare::about(&held.db, peer), None),
+        Some(false) => {
+            relay.gateway.metrics.digest_mismatches.inc();
+            if relay.holds(database) && status.looks(&held.db) {
+                tokio::spawn(compare::run(relay.clone(), database.clone(), peer.clone()));
+            }
+        }
+    }
+}
+
+/// A region says with what its journal ends; another content here at that position is a fork.
+async fn check_tip(relay: &Arc<Relay>, region: &Region, database: &Arc<Database>, held: &wire::Held) {
+    let gateway = &relay.gateway;
+    let Some(tip) = &held.tip else { return };
+    let here = database.known().vector.get(region) >= tip.position;
+    if !here || !relay.holds(database) || !gateway.relay.is_new_tip(&held.db, region, tip) {
+        return;
+    }
+    let place = [(region.clone(), tip.position)];
+    let Ok(Ok(events)) = tokio::time::timeout(relay.poll(), gateway.store.events(database.id, &place)).await else { return };
+    let Some(event) = events.first() else { return };
+    gateway.relay.checked_tip(&held.db, region, tip);
+    if wire::Tip::of(tip.position, &event.line(&held.db)) != *tip {
+        let what = format!("{region}:{} has one content here and another in {region}: the journal is followed no further", tip.position);
+        gateway.relay.fork(&held.db, region, what);
     }
 }
 

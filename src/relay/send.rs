@@ -8,7 +8,8 @@ use crate::gateway::Database;
 use crate::store::{Bound, Span};
 use crate::vector::Vector;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// The progress row this sender keeps.
 const TASK: &str = "journal";
@@ -26,7 +27,7 @@ pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
         relay.until_held(&database).await;
         let sent = send_all(&relay, &database, &mut heads).await;
         if let Err(error) = sent {
-            relay.gateway.relay.fault(about(&database), Some(error.chain()));
+            relay.gateway.relay.fault(about(&database), Some(error.chain().into()));
             relay.gateway.metrics.count("send_failed");
             tokio::time::sleep(relay.poll()).await;
         }
@@ -45,6 +46,7 @@ async fn send_all(relay: &Relay, database: &Database, heads: &mut tokio::sync::w
             progress.keep(relay, database).await?;
             gateway.relay.fault(about(database), None);
             tokio::select! {
+                biased;
                 _ = heads.changed() => {}
                 () = tokio::time::sleep(relay.poll()) => {}
             }
@@ -94,7 +96,7 @@ async fn publish(relay: &Relay, database: &Database, run: Run) -> Result<()> {
                 // Either NATS is away or frozen, and then the round trip below fails too and the run is sent again; or
                 // the stream alone is missing, refuses or is silent: live delivery and fetch suffice without it.
                 Err(error) => {
-                    gateway.relay.fault("stream", Some(error.chain()));
+                    gateway.relay.fault("stream", Some(error.chain().into()));
                     break;
                 }
             }

@@ -1,41 +1,99 @@
-//! What the relay knows of its peers, for status, metrics and repair.
+//! What the relay knows of its peers: what they hold, when they were heard, whether their digests equal ours, what is wrong.
 
 use super::network::Network;
-use super::wire::Held;
-use crate::clock::Millis;
-use crate::config::Config;
+use super::wire::{Held, Tip};
+use crate::clock::{Millis, Stamp};
 use crate::id::{DatabaseName, Position, Region};
-use crate::json::write_string;
-use crate::store::Head;
-use crate::telemetry::{ByPeer, Metrics};
+use crate::project::Digest;
+use crate::store::{Head, RegionNote};
 use crate::vector::Vector;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
-/// A peer not heard for this long is asked last.
-const SILENT_AFTER: Duration = Duration::from_secs(5);
+/// A peer not heard for this long is asked last, and its silence is told.
+pub const SILENT_AFTER: Duration = Duration::from_secs(5);
+
+/// A peer's clock counts for so long after it was heard.
+const CLOCK_HELD: Duration = Duration::from_secs(30);
+
+/// Regions whose clocks a median needs.
+const CLOCKS_LEAST: usize = 3;
+
+/// Heads kept to compare digests by: a peer tells of what was a moment ago.
+const HEADS_KEPT: usize = 64;
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    pub what: String,
+    /// It does not mend itself: somebody must look.
+    pub red: bool,
+}
+
+impl Fault {
+    pub fn red(what: impl Into<String>) -> Self {
+        Self { what: what.into(), red: true }
+    }
+}
+
+impl From<String> for Fault {
+    fn from(what: String) -> Self {
+        Self { what, red: false }
+    }
+}
 
 #[derive(Default)]
 pub struct Status {
-    network: OnceLock<Arc<dyn Network>>,
+    pub(super) network: OnceLock<Arc<dyn Network>>,
     known: Mutex<Known>,
 }
 
 #[derive(Default)]
-struct Known {
-    peers: BTreeMap<Region, Peer>,
+pub(super) struct Known {
+    pub peers: BTreeMap<Region, Peer>,
     /// Since when a journal was told to be further than it is here, and how far it then was; gone once it is here.
-    behind: BTreeMap<(DatabaseName, Region), (Position, Instant)>,
+    pub behind: BTreeMap<(DatabaseName, Region), (Position, Instant)>,
     /// What is wrong, by what it is about; gone once it is right again.
-    faults: BTreeMap<String, String>,
+    pub faults: BTreeMap<String, Fault>,
+    pub notes: BTreeMap<Region, RegionNote>,
+    /// What peers held when this process began; until that is here, it is not ready.
+    joining: BTreeMap<DatabaseName, Vector>,
+    heads: BTreeMap<DatabaseName, VecDeque<(Vector, Digest)>>,
+    /// Databases whose documents are being compared.
+    looking: BTreeSet<DatabaseName>,
+    /// The last events that regions said their journals end with, as far as they were checked.
+    tips: BTreeMap<(DatabaseName, Region), Tip>,
+    /// Journals with two contents at one position.
+    forks: BTreeSet<(DatabaseName, Region)>,
+    /// The latest stamp that waits for real time to catch up.
+    waiting: Option<Stamp>,
 }
 
-struct Peer {
-    heard: Instant,
+pub(super) struct Peer {
+    pub since: Instant,
+    pub heard: Instant,
     /// Its clock minus ours, milliseconds.
-    ahead: Millis,
-    dbs: BTreeMap<DatabaseName, Vector>,
+    pub ahead: Millis,
+    pub dbs: BTreeMap<DatabaseName, Vector>,
+    pub compared: BTreeMap<DatabaseName, (Instant, bool)>,
+}
+
+/// This region's clock among the others'.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Standing {
+    /// Our clock minus the median of all, ours included.
+    pub ahead: Millis,
+    /// How many clocks those are.
+    pub clocks: usize,
+}
+
+impl Standing {
+    /// Too far from the others to stamp events that they would take; two clocks alone cannot say which is wrong.
+    pub fn refuses(self, ahead_max: Millis) -> bool {
+        self.clocks >= CLOCKS_LEAST && self.ahead.abs() > ahead_max
+    }
 }
 
 impl Status {
@@ -43,15 +101,17 @@ impl Status {
         let _ = self.network.set(network);
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A peer told what it holds.
     pub fn heard(&self, region: &Region, ahead: Millis, held: &[Held]) {
         let mut known = self.known();
-        let peer = known.peers.entry(region.clone()).or_insert_with(|| Peer { heard: Instant::now(), ahead, dbs: BTreeMap::new() });
-        peer.heard = Instant::now();
+        let now = Instant::now();
+        let new = || Peer { since: now, heard: now, ahead, dbs: BTreeMap::new(), compared: BTreeMap::new() };
+        let peer = known.peers.entry(region.clone()).or_insert_with(new);
+        peer.heard = now;
         peer.ahead = ahead;
         for held in held {
             peer.dbs.insert(held.db.clone(), held.vector.clone());
@@ -70,8 +130,65 @@ impl Status {
         }
     }
 
+    /// Compares a peer's digest with ours at the same vector, ours of now or of a moment ago. `None`: there is none.
+    pub fn compare(&self, peer: &Region, held: &Held, head: &Head) -> Option<bool> {
+        let mut known = self.known();
+        let heads = known.heads.entry(held.db.clone()).or_default();
+        if heads.back().is_none_or(|(vector, _)| *vector != head.vector) {
+            heads.push_back((head.vector.clone(), head.digest));
+            if heads.len() > HEADS_KEPT {
+                heads.pop_front();
+            }
+        } else if let Some(last) = heads.back_mut() {
+            last.1 = head.digest; // made again by a rebuild
+        }
+        let equal = heads.iter().rev().find(|(vector, _)| *vector == held.vector).map(|(_, digest)| *digest == held.digest)?;
+        if let Some(peer) = known.peers.get_mut(peer) {
+            peer.compared.insert(held.db.clone(), (Instant::now(), equal));
+        }
+        Some(equal)
+    }
+
+    /// Whether the caller is the one to look which documents differ; [`looked`](Self::looked) ends it.
+    pub fn looks(&self, db: &DatabaseName) -> bool {
+        self.known().looking.insert(db.clone())
+    }
+
+    pub fn looked(&self, db: &DatabaseName) {
+        self.known().looking.remove(db);
+    }
+
+    /// Whether a journal's end is to be checked: it was not yet.
+    pub fn is_new_tip(&self, db: &DatabaseName, region: &Region, tip: &Tip) -> bool {
+        self.known().tips.get(&(db.clone(), region.clone())) != Some(tip)
+    }
+
+    pub fn checked_tip(&self, db: &DatabaseName, region: &Region, tip: &Tip) {
+        self.known().tips.insert((db.clone(), region.clone()), tip.clone());
+    }
+
+    /// A journal has two contents at one position: it is not followed any further.
+    pub fn fork(&self, db: &DatabaseName, region: &Region, what: String) {
+        self.known().forks.insert((db.clone(), region.clone()));
+        self.fault(format!("fork of {db}/{region}"), Some(Fault::red(what)));
+    }
+
+    pub fn is_forked(&self, db: &DatabaseName, region: &Region) -> bool {
+        self.known().forks.contains(&(db.clone(), region.clone()))
+    }
+
+    /// Journals of a database that have forked, as far as is known here.
+    pub fn forks(&self, db: &DatabaseName) -> Vec<Region> {
+        self.known().forks.iter().filter(|(of, _)| of == db).map(|(_, region)| region.clone()).collect()
+    }
+
     pub fn knows(&self, region: &Region) -> bool {
         self.known().peers.contains_key(region)
+    }
+
+    /// A peer's clock minus ours, as it last was.
+    pub fn ahead_of(&self, region: &Region) -> Millis {
+        self.known().peers.get(region).map_or(0, |peer| peer.ahead)
     }
 
     /// Whether a peer was heard within this time.
@@ -90,14 +207,14 @@ impl Status {
     }
 
     /// Notes what is wrong about something, or that it is right again.
-    pub fn fault(&self, about: impl Into<String>, what: Option<String>) {
+    pub fn fault(&self, about: impl Into<String>, what: Option<Fault>) {
         let about = about.into();
         let mut known = self.known();
         match what {
-            Some(what) => {
-                if known.faults.get(&about) != Some(&what) {
-                    tracing::warn!(about, what, "the relay has a fault");
-                    known.faults.insert(about, what);
+            Some(fault) => {
+                if known.faults.get(&about) != Some(&fault) {
+                    tracing::warn!(about, what = fault.what, "the relay has a fault");
+                    known.faults.insert(about, fault);
                 }
             }
             None => {
@@ -108,63 +225,133 @@ impl Status {
         }
     }
 
-    /// For each journal that peers told of: the events they hold and we do not, and for how long we have lacked the
-    /// first of them, as JSON.
-    pub fn write_behind(&self, db: &DatabaseName, head: &Head, out: &mut String) {
-        let known = self.known();
-        let mut most = Vector::new();
-        known.peers.values().filter_map(|peer| peer.dbs.get(db)).for_each(|vector| most.join(vector));
-        let parts: Vec<String> = most
-            .iter()
-            .map(|(region, position)| {
-                let events = position.saturating_sub(head.vector.get(region));
-                let since = known.behind.get(&(db.clone(), region.clone())).filter(|_| events > 0);
-                let millis = since.map_or(0, |(_, since)| since.elapsed().as_millis());
-                format!("\"{region}\":{{\"events\":{events},\"ms\":{millis}}}")
-            })
-            .collect();
-        out.push_str(&format!("{{{}}}", parts.join(",")));
+    /// What operators said of regions.
+    pub fn note(&self, notes: Vec<RegionNote>) {
+        self.known().notes = notes.into_iter().map(|note| (note.region.clone(), note)).collect();
     }
 
-    pub fn measure(&self, metrics: &Metrics) {
+    pub fn is_retired(&self, region: &Region) -> bool {
+        self.known().notes.get(region).is_some_and(|note| note.retired)
+    }
+
+    /// Stamps up to here are taken, however far ahead. What was accepted of one region is carried on by all.
+    pub fn accepted_until(&self) -> Stamp {
+        self.known().notes.values().map(|note| note.accepted_until).max().unwrap_or_default()
+    }
+
+    /// A stamp waits, or nothing does any more.
+    pub fn waits(&self, stamp: Option<Stamp>) {
+        let mut known = self.known();
+        known.waiting = stamp.max(known.waiting.filter(|_| stamp.is_some()));
+    }
+
+    pub fn waiting(&self) -> Option<Stamp> {
+        self.known().waiting
+    }
+
+    /// This region's clock among those that were heard lately; retired regions do not count.
+    pub fn standing(&self) -> Standing {
         let known = self.known();
-        for (region, peer) in &known.peers {
-            let silent = i64::try_from(peer.heard.elapsed().as_millis()).unwrap_or(i64::MAX);
-            metrics.silent_millis.get_or_create(&ByPeer { peer: region.to_string() }).set(silent);
-            metrics.ahead_millis.get_or_create(&ByPeer { peer: region.to_string() }).set(peer.ahead);
+        let counts = |region: &Region| !known.notes.get(region).is_some_and(|note| note.retired);
+        let heard = known.peers.iter().filter(|(region, peer)| counts(region) && peer.heard.elapsed() <= CLOCK_HELD);
+        let mut ahead: Vec<Millis> = heard.map(|(_, peer)| peer.ahead).chain([0]).collect();
+        ahead.sort_unstable();
+        let median = (ahead[(ahead.len() - 1) / 2] + ahead[ahead.len() / 2]) / 2;
+        Standing { ahead: -median, clocks: ahead.len() }
+    }
+
+    /// What a peer held when this process began.
+    pub fn join(&self, held: &[Held], own: &Region) {
+        let mut known = self.known();
+        for held in held {
+            let others = held.vector.iter().filter(|(region, _)| *region != own).map(|(region, position)| (region.clone(), position));
+            known.joining.entry(held.db.clone()).or_default().join(&others.collect());
         }
-        metrics.faults.set(known.faults.len() as i64);
     }
 
-    /// The status' JSON object.
-    pub fn write(&self, config: &Config, out: &mut String) {
-        let nats = match self.network.get() {
-            None => "none: this region runs alone",
-            Some(network) if network.is_connected() => "connected",
-            Some(_) => "away: writes go on, other regions follow once it is back",
+    /// What of it is not here yet; journals that cannot be had at all are not waited for.
+    pub fn lacks(&self, head: impl Fn(&DatabaseName) -> Option<Vector>) -> Option<String> {
+        let mut known = self.known();
+        let Known { joining, faults, .. } = &mut *known;
+        let mut lacks = None;
+        joining.retain(|db, wanted| {
+            let have = head(db).unwrap_or_default();
+            let stopped = |region: &Region| {
+                [format!("journal {db}/{region}"), format!("fork of {db}/{region}"), format!("clock of {region}")]
+                    .iter()
+                    .any(|about| faults.contains_key(about))
+            };
+            let missing = wanted.iter().filter(|(region, position)| have.get(region) < *position && !stopped(region)).count();
+            if missing > 0 {
+                lacks = Some(format!("catching up: {} events of {db} are missing", wanted.beyond(&have)));
+            }
+            missing > 0
+        });
+        lacks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(name: &str) -> Region {
+        Region::new(name).unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_bad_clock_of_three_finds_itself_out_and_the_others_go_on() {
+        let standing = |aheads: &[(&str, Millis)]| {
+            let status = Status::default();
+            aheads.iter().for_each(|(name, ahead)| status.heard(&region(name), *ahead, &[]));
+            status.standing()
         };
-        let known = self.known();
-        out.push_str(&format!("{{\"nats\":\"{nats}\",\"peers\":["));
-        for (at, (region, peer)) in known.peers.iter().enumerate() {
-            if at > 0 {
-                out.push(',');
-            }
-            let drift = peer.ahead.abs() > config.clock.drift_alarm_ms;
-            out.push_str(&format!(
-                "{{\"region\":\"{region}\",\"heard_ms_ago\":{},\"clock_ahead_ms\":{},\"clock_alarm\":{drift}}}",
-                peer.heard.elapsed().as_millis(),
-                peer.ahead
-            ));
-        }
-        out.push_str("],\"faults\":{");
-        for (at, (about, what)) in known.faults.iter().enumerate() {
-            if at > 0 {
-                out.push(',');
-            }
-            write_string(about, out);
-            out.push(':');
-            write_string(what, out);
-        }
-        out.push_str("}}");
+        let hour = 3_600_000;
+        // Ours is two hours ahead: both others are that far behind it.
+        let bad = standing(&[("us", -2 * hour), ("ap", -2 * hour - 5)]);
+        assert!(bad.refuses(hour) && bad.ahead == 2 * hour, "{bad:?}");
+        // Another one's is: it is told, and nothing is refused here.
+        let good = standing(&[("us", 2 * hour), ("ap", 5)]);
+        assert!(!good.refuses(hour), "{good:?}");
+        // Two alone cannot say which of them is wrong.
+        assert!(!standing(&[("us", 2 * hour)]).refuses(hour / 2));
+        assert_eq!(standing(&[]), Standing { ahead: 0, clocks: 1 });
+    }
+
+    #[tokio::test]
+    async fn digests_are_compared_only_at_equal_vectors() {
+        let (status, db) = (Status::default(), DatabaseName::new("shop").unwrap());
+        let digest = |n: u8| Digest::from_bytes([n; 32]);
+        let held = |vector: &str, n| Held {
+            db: db.clone(),
+            vector: Vector::parse(vector).unwrap(),
+            digest: digest(n),
+            stamp: Stamp::default(),
+            tip: None,
+            forks: Vec::new(),
+        };
+        let head = |vector: &str, n| Head { vector: Vector::parse(vector).unwrap(), digest: digest(n), ..Head::default() };
+        assert_eq!(status.compare(&region("us"), &held("eu:1", 1), &head("eu:2", 2)), None);
+        assert_eq!(status.compare(&region("us"), &held("eu:2", 2), &head("eu:3", 3)), Some(true), "as it was a moment ago");
+        assert_eq!(status.compare(&region("us"), &held("eu:3", 9), &head("eu:3", 3)), Some(false));
+    }
+
+    #[tokio::test]
+    async fn a_region_lacks_what_its_peers_held_until_it_is_here() {
+        let (status, db, own) = (Status::default(), DatabaseName::new("shop").unwrap(), region("us"));
+        let vector = |text: &str| Vector::parse(text).unwrap();
+        let held = |text: &str| Held {
+            db: db.clone(),
+            vector: vector(text),
+            digest: Digest::default(),
+            stamp: Stamp::default(),
+            tip: None,
+            forks: Vec::new(),
+        };
+        status.join(&[held("eu:5,us:9")], &own);
+        assert!(status.lacks(|_| None).is_some());
+        assert!(status.lacks(|_| Some(vector("eu:4"))).is_some());
+        status.fault("journal shop/eu", Some("nobody has the events".to_owned().into()));
+        assert_eq!(status.lacks(|_| Some(vector("eu:4"))), None, "what cannot be had is not waited for");
     }
 }

@@ -45,6 +45,16 @@ impl Subjects {
         format!("{}.fetch.{region}", self.prefix)
     }
 
+    /// Questions about documents' digests.
+    pub fn compare(&self, region: &Region) -> String {
+        format!("{}.compare.{region}", self.prefix)
+    }
+
+    /// A gateway begins, and asks all others what they hold.
+    pub fn hello(&self) -> String {
+        format!("{}.hello", self.prefix)
+    }
+
     pub fn heartbeat(&self, region: &Region) -> String {
         format!("{}.heartbeat.{region}", self.prefix)
     }

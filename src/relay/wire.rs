@@ -1,11 +1,13 @@
 //! What messages hold: runs of events, heartbeats, requests to fetch. Pure.
 
 use crate::clock::{Millis, Stamp, format_time, parse_time};
-use crate::id::{DatabaseName, Position, Region};
+use crate::id::{DatabaseName, Position, Region, parse_position};
+use crate::journal::event::to_hex;
 use crate::journal::{Batch, Event};
 use crate::project::Digest;
 use crate::vector::Vector;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::io::Read;
 
 /// Headers of a run.
@@ -98,6 +100,29 @@ pub struct Held {
     pub vector: Vector,
     pub digest: Digest,
     pub stamp: Stamp,
+    /// With what its own journal ends, to be held against what others have there.
+    pub tip: Option<Tip>,
+    /// Journals that have two contents at one position, as far as it knows.
+    pub forks: Vec<Region>,
+}
+
+/// A journal's end: `12:<hash>`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tip {
+    pub position: Position,
+    /// The beginning of the SHA-256 of the event's line, hex.
+    pub hash: String,
+}
+
+impl Tip {
+    pub fn of(position: Position, line: &str) -> Self {
+        Self { position, hash: to_hex(&Sha256::digest(line)[..8]) }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (position, hash) = text.split_once(':')?;
+        Some(Self { position: parse_position(position)?, hash: hash.to_owned() })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -112,6 +137,9 @@ struct HeldWire {
     vector: String,
     digest: String,
     stamp: String,
+    tip: Option<String>,
+    #[serde(default)]
+    forks: Vec<String>,
 }
 
 /// Heartbeats that say all this, each below `bytes_max`.
@@ -119,10 +147,16 @@ pub fn heartbeats(now: Millis, held: &[Held], bytes_max: usize) -> Vec<String> {
     let head = format!("{{\"now\":\"{}\",\"dbs\":[", format_time(now));
     let mut out = vec![head.clone()];
     for held in held {
-        let text = format!(
-            "{{\"db\":\"{}\",\"vector\":\"{}\",\"digest\":\"{}\",\"stamp\":\"{}\"}}",
-            held.db, held.vector, held.digest, held.stamp
-        );
+        let mut text =
+            format!("{{\"db\":\"{}\",\"vector\":\"{}\",\"digest\":\"{}\",\"stamp\":\"{}\"", held.db, held.vector, held.digest, held.stamp);
+        if let Some(Tip { position, hash }) = &held.tip {
+            text.push_str(&format!(",\"tip\":\"{position}:{hash}\""));
+        }
+        if !held.forks.is_empty() {
+            let forks: Vec<String> = held.forks.iter().map(|region| format!("\"{region}\"")).collect();
+            text.push_str(&format!(",\"forks\":[{}]", forks.join(",")));
+        }
+        text.push('}');
         let full = out.last().is_some_and(|last| last.len() > head.len() && last.len() + text.len() + 3 > bytes_max);
         if full {
             out.push(head.clone());
@@ -147,6 +181,8 @@ pub fn parse_heartbeat(payload: &[u8]) -> Option<(Millis, Vec<Held>)> {
             vector: Vector::parse(&held.vector).ok()?,
             digest: Digest::parse(&held.digest)?,
             stamp: Stamp::parse(&held.stamp)?,
+            tip: held.tip.as_deref().and_then(Tip::parse),
+            forks: held.forks.iter().filter_map(|region| Region::new(region).ok()).collect(),
         })
     });
     Some((parse_time(wire.now)?, held.collect()))
@@ -202,6 +238,8 @@ mod tests {
                 vector: Vector::parse("eu:3,us:4").unwrap(),
                 digest: Digest::default(),
                 stamp: Stamp::at(n),
+                tip: (n % 2 == 0).then(|| Tip::of(3, "line")),
+                forks: if n % 3 == 0 { vec![Region::new("ap").unwrap()] } else { Vec::new() },
             })
             .collect();
         let texts = heartbeats(1000, &held, 2000);

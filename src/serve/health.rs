@@ -16,7 +16,8 @@ pub async fn live() -> &'static str {
     "ok\n"
 }
 
-/// Ready: not stopping, and Postgres answers with the schema this gateway was built for. Asked of Postgres each time,
+/// Ready: not stopping, Postgres answers with the schema this gateway was built for, and what the other regions held when
+/// it began is here. Asked of Postgres each time,
 /// since a process that compares itself with its own cache looks well while it is frozen.
 pub async fn ready(State(context): State<Context>) -> Response {
     let gateway = &context.gateway;
@@ -27,7 +28,7 @@ pub async fn ready(State(context): State<Context>) -> Response {
         match checked {
             Ok(Ok(())) => {
                 let stuck = gateway.databases().into_iter().find(|database| database.appender.queue().stuck_for() > STUCK_AFTER);
-                stuck.map(|database| format!("the appender of {} does not move", database.name))
+                stuck.map(|database| format!("the appender of {} does not move", database.name)).or_else(|| gateway.unready())
             }
             Ok(Err(error)) => Some(error.doing),
             Err(_) => Some("Postgres does not answer".into()),
@@ -49,6 +50,7 @@ pub async fn metrics(State(context): State<Context>) -> Response {
     metrics.queue_ops.set(sum(|queue| queue.ops() as u64));
     metrics.queue_bytes.set(sum(|queue| queue.bytes() as u64));
     metrics.subscribers.set(context.subscribers.load(Ordering::Relaxed) as i64);
-    gateway.relay.measure(metrics);
+    let heads: Vec<_> = databases.iter().map(|database| (database.name.clone(), database.known())).collect();
+    gateway.relay.measure(metrics, &heads);
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text()).into_response()
 }

@@ -39,6 +39,8 @@ impl Refusal {
             Kind::TooLarge => Problem::new(ProblemKind::TooLarge, error.doing),
             Kind::TooMany => Problem::new(ProblemKind::Overloaded, error.doing),
             Kind::Unavailable => Problem::new(ProblemKind::Unavailable, "the journal cannot be reached; nothing was kept, try again"),
+            Kind::Recovering => Problem::new(ProblemKind::Unavailable, error.doing),
+            Kind::Clock => Problem::new(ProblemKind::ClockHere, error.doing),
             Kind::Unknown => Problem::new(
                 ProblemKind::Unavailable,
                 "the reply of the journal was lost; send the same batch again to learn what was kept",

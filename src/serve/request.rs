@@ -253,7 +253,7 @@ pub async fn wait_for_session(gateway: &Arc<Gateway>, database: &Database, query
 }
 
 pub fn reader<'a>(gateway: &'a Gateway, database: &'a Database, limits: &'a crate::ingest::Limits) -> Reader<'a> {
-    Reader { db: &database.name, limits, clock: &gateway.clock, random: &gateway.random }
+    Reader { db: &database.name, limits, clock: &gateway.clock, random: &gateway.random, stamp: database.known().stamp }
 }
 
 /// Refuses a token from too far in the future.

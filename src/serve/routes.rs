@@ -1,6 +1,6 @@
 //! Every address, grouped by who calls it.
 
-use super::api::{changes, databases, documents, history, journal, ops, status};
+use super::api::{changes, conflicts, databases, documents, history, journal, ops, regions, status};
 use super::problem::{Answer, refuse, respond};
 use super::{health, request};
 use crate::gateway::Gateway;
@@ -43,11 +43,15 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/v1/dbs/{db}/docs:get", post(documents::read_many))
         .route("/v1/dbs/{db}/docs/{*doc}", get(documents::read))
         .route("/v1/dbs/{db}/changes", get(changes::read))
+        .route("/v1/dbs/{db}/conflicts", get(conflicts::list))
+        .route("/v1/dbs/{db}/conflicts/restore", post(conflicts::restore))
         // auditors
         .route("/v1/dbs/{db}/history/{*doc}", get(history::read))
         .route("/v1/dbs/{db}/journal/{region}", get(journal::read))
         // operators
         .route("/v1/status", get(status::read))
+        .route("/v1/regions/{region}/retire", post(regions::retire))
+        .route("/v1/regions/{region}/accept", post(regions::accept))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))

@@ -70,8 +70,7 @@ impl Audit {
 
     /// The next documents in the order of their ids.
     pub async fn documents(&self, db: DatabaseId, after: Option<&DocId>, limit: i64) -> Result<Vec<Document>> {
-        let statement =
-            "select doc, version, stamp, body::text, conflicts::text from documents where database = $1 and doc > $2 order by doc limit $3";
+        let statement = "select doc, version, stamp, body::text, conflicts::text, keyframe_in from documents where database = $1 and doc > $2 order by doc limit $3";
         let rows = self.client.query(statement, &[&db, &after.map_or("", DocId::as_str), &limit]).await.map_err(fail)?;
         rows.iter().map(sql::document).collect()
     }

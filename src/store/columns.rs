@@ -1,8 +1,9 @@
 //! Events and documents as columns, since one `unnest` of arrays is several times faster than as many rows.
 
 use super::{DatabaseId, conflicts_json, sql};
+use crate::id::DocId;
 use crate::journal::Event;
-use crate::project::Document;
+use crate::project::{Copied, Document, Place};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -88,6 +89,7 @@ pub struct DocumentColumns<'a> {
     stamp: Vec<i64>,
     body: Vec<Option<&'a str>>,
     conflicts: Vec<Option<String>>,
+    keyframe_in: Vec<i64>,
 }
 
 impl<'a> DocumentColumns<'a> {
@@ -99,11 +101,70 @@ impl<'a> DocumentColumns<'a> {
             columns.stamp.push(document.stamp.to_i64());
             columns.body.push(document.body.as_deref());
             columns.conflicts.push((!document.conflicts.is_empty()).then(|| conflicts_json(&document.conflicts)));
+            columns.keyframe_in.push(document.keyframe_in);
         }
         columns
     }
 
-    pub fn params<'b>(&'b self, db: &'b DatabaseId) -> [&'b (dyn ToSql + Sync); 6] {
-        [db, &self.doc, &self.version, &self.stamp, &self.body, &self.conflicts]
+    pub fn params<'b>(&'b self, db: &'b DatabaseId) -> [&'b (dyn ToSql + Sync); 7] {
+        [db, &self.doc, &self.version, &self.stamp, &self.body, &self.conflicts, &self.keyframe_in]
+    }
+}
+
+/// Places in T of documents, as columns for `unnest`.
+#[derive(Default)]
+pub struct PlaceColumns<'a> {
+    doc: Vec<&'a str>,
+    stamp: Vec<i64>,
+    region: Vec<&'a str>,
+    position: Vec<i64>,
+}
+
+impl<'a> PlaceColumns<'a> {
+    pub fn of(places: impl Iterator<Item = (&'a DocId, &'a Place)>) -> Self {
+        let mut columns = Self::default();
+        for (doc, place) in places {
+            columns.doc.push(doc.as_str());
+            columns.stamp.push(place.stamp.to_i64());
+            columns.region.push(place.region.as_str());
+            columns.position.push(place.position as i64);
+        }
+        columns
+    }
+
+    pub fn params<'b>(&'b self, db: &'b DatabaseId) -> [&'b (dyn ToSql + Sync); 5] {
+        [db, &self.doc, &self.stamp, &self.region, &self.position]
+    }
+}
+
+/// Copies as columns for `unnest`.
+#[derive(Default)]
+pub struct CopiedColumns<'a> {
+    doc: Vec<&'a str>,
+    id: Vec<Uuid>,
+    sent: Vec<&'a [u8]>,
+    stamp: Vec<i64>,
+    region: Vec<&'a str>,
+    position: Vec<i64>,
+    client: Vec<Uuid>,
+}
+
+impl<'a> CopiedColumns<'a> {
+    pub fn of(copied: &'a [Copied]) -> Self {
+        let mut columns = Self::default();
+        for copy in copied {
+            columns.doc.push(copy.doc.as_str());
+            columns.id.push(copy.id);
+            columns.sent.push(&copy.sent);
+            columns.stamp.push(copy.stamp.to_i64());
+            columns.region.push(copy.spot.region.as_str());
+            columns.position.push(copy.spot.position as i64);
+            columns.client.push(copy.spot.client);
+        }
+        columns
+    }
+
+    pub fn params<'b>(&'b self, db: &'b DatabaseId) -> [&'b (dyn ToSql + Sync); 8] {
+        [db, &self.doc, &self.id, &self.sent, &self.stamp, &self.region, &self.position, &self.client]
     }
 }

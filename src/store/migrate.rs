@@ -8,7 +8,7 @@ mod embedded {
 }
 
 /// Held while migrating; any number that nobody else uses.
-const LOCK: i64 = 0x7469_6465_6761_7465;
+pub(super) const LOCK: i64 = 0x7469_6465_6761_7465;
 
 /// The schema this gateway was built for.
 pub fn wanted() -> i32 {
@@ -113,10 +113,11 @@ async fn grant(client: &Client, role: &str) -> Result<()> {
     let role: String = row.get(0);
     let schema: String = client.query_one("select quote_ident(current_schema())", &[]).await.map_err(fail)?.get(0);
     let grants = format!(
-        "revoke all on databases, events, heads, documents, leases, progress, refinery_schema_history from {role};
+        "revoke all on databases, events, heads, documents, keyframes, copies, leases, progress, regions, refinery_schema_history from {role};
          grant usage on schema {schema} to {role};
          grant select, insert on databases, events to {role};
-         grant select, insert, update on heads, documents, leases, progress to {role};
+         grant select, insert, update on heads, documents, leases, progress, regions to {role};
+         grant select, insert, delete on keyframes, copies to {role};
          grant select on refinery_schema_history to {role}"
     );
     client.batch_execute(&grants).await.map_err(fail)

@@ -1,13 +1,15 @@
 //! The storage seam: what the pipeline asks of whatever keeps its state.
 //!
-//! `postgres` is the one that ships; a simulation fills the same trait from memory. All that decides anything is
+//! `postgres` is the one that ships; `memory` fills the same trait for tests and the simulation. All that decides anything is
 //! on this side of the seam, so both run the same logic.
 
 pub mod audit;
 mod columns;
 mod connection;
+pub mod memory;
 pub mod migrate;
 pub mod postgres;
+pub mod rebuild;
 mod sql;
 mod transaction;
 
@@ -17,7 +19,8 @@ use crate::clock::Stamp;
 use crate::error::Result;
 use crate::id::{DatabaseName, DocId, Position, Region};
 use crate::journal::{Batch, Event};
-use crate::project::{Digest, Document};
+use crate::project::op::Latest;
+use crate::project::{Conflict, Copied, Digest, Document, Keyframe, Place};
 use crate::vector::Vector;
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -89,9 +92,42 @@ pub fn event_bytes(event: &Event) -> usize {
     sql::content(event).len() + 512
 }
 
-/// Conflict ids as a JSON array.
-pub fn conflicts_json(ids: &[String]) -> String {
-    crate::json::Value::Array(ids.iter().map(crate::json::Value::text).collect()).canonical()
+/// Conflicts as they are kept.
+fn conflicts_json(conflicts: &[Conflict]) -> String {
+    crate::json::Value::Array(conflicts.iter().map(Conflict::to_value).collect()).canonical()
+}
+
+/// A stretch of one document's events.
+#[derive(Clone, Debug)]
+pub struct Stretch<'a> {
+    pub doc: &'a DocId,
+    /// Those after this place in T.
+    pub after: Option<&'a Place>,
+    /// Those not stamped later.
+    pub upto: Option<Stamp>,
+    /// Those of one client.
+    pub client: Option<Uuid>,
+}
+
+/// What one commit writes.
+#[derive(Clone, Debug, Default)]
+pub struct Commit {
+    pub head: Head,
+    pub events: Vec<Event>,
+    pub documents: Vec<Document>,
+    pub keyframes: Vec<(DocId, Keyframe)>,
+    /// Keyframes at or after a place that no longer hold; removed before new ones are written.
+    pub stale: Vec<(DocId, Place)>,
+    pub copied: Vec<Copied>,
+}
+
+/// What an operator said of a region.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegionNote {
+    pub region: Region,
+    pub retired: bool,
+    /// Stamps up to here are taken from it, however far ahead.
+    pub accepted_until: Stamp,
 }
 
 /// Bounds of a read.
@@ -123,6 +159,15 @@ pub trait Store: Send + Sync + 'static {
     /// Present documents in the order of their ids' bytes; of one collection where given.
     async fn list(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>>;
 
+    /// Documents that have conflicts, in the order of their ids.
+    async fn conflicted(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, rows: usize) -> Result<Vec<Document>>;
+
+    /// How many documents have conflicts.
+    async fn conflicted_count(&self, db: DatabaseId) -> Result<u64>;
+
+    /// Events by their places; those that are here.
+    async fn events(&self, db: DatabaseId, places: &[(Region, Position)]) -> Result<Vec<Event>>;
+
     /// A document's events, newest in T first, before the given place in T.
     async fn history(&self, db: DatabaseId, doc: &DocId, before: Option<(Stamp, Region, Position)>, bound: Bound) -> Result<Vec<Event>>;
 
@@ -152,6 +197,15 @@ pub trait Store: Send + Sync + 'static {
     async fn progress(&self, db: DatabaseId, task: &str) -> Result<Vector>;
 
     async fn set_progress(&self, db: DatabaseId, task: &str, vector: &Vector) -> Result<()>;
+
+    /// What operators said of regions.
+    async fn regions(&self) -> Result<Vec<RegionNote>>;
+
+    /// A region is gone for good.
+    async fn retire(&self, region: &Region) -> Result<()>;
+
+    /// Stamps of a region are taken up to this one, however far ahead.
+    async fn accept(&self, region: &Region, until: Stamp) -> Result<()>;
 }
 
 /// A view in which nothing moves.
@@ -165,17 +219,35 @@ pub trait View: Send {
 
     async fn list(&mut self, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>>;
 
+    /// Documents, deleted ones too, whose id's SHA-256 begins so, in the order of their ids; empty where there are no more.
+    async fn bucket(&mut self, prefix: &[u8], after: Option<&DocId>, bound: Bound) -> Result<Vec<Document>>;
+
     async fn close(self: Box<Self>);
 }
 
 /// A locked head. Dropped without [`commit`](Locked::commit), nothing of it was kept.
 #[async_trait]
 pub trait Locked: Send {
-    /// All events of some documents, in no particular order.
-    async fn histories(&mut self, docs: &[DocId]) -> Result<Vec<Event>>;
+    /// Documents by id; those that exist.
+    async fn documents(&mut self, docs: &[DocId]) -> Result<Vec<Document>>;
+
+    /// Some events of a document, in T order; empty where there are no more.
+    async fn past(&mut self, stretch: &Stretch<'_>, bound: Bound) -> Result<Vec<Event>>;
+
+    /// The last keyframe of a document, before a place in T where one is given.
+    async fn keyframe(&mut self, doc: &DocId, before: Option<&Place>) -> Result<Option<Keyframe>>;
+
+    /// Where there are keyframes of a document, and whose events they took in; newest first.
+    async fn keyframes(&mut self, doc: &DocId) -> Result<Vec<(Place, Latest)>>;
+
+    /// All places of the document's ops that stand in more than one journal.
+    async fn copies(&mut self, doc: &DocId) -> Result<Vec<Copied>>;
+
+    /// The latest stamp that a vector covers, as far as it is here.
+    async fn latest_stamp(&mut self, vector: &Vector) -> Result<Stamp>;
 
     /// Writes and commits. `Unknown`: the commit was sent and its reply lost.
-    async fn commit(self: Box<Self>, head: &Head, events: &[Event], documents: &[Document]) -> Result<()>;
+    async fn commit(self: Box<Self>, commit: &Commit) -> Result<()>;
 
     /// Gives the lock back, nothing written.
     async fn release(self: Box<Self>);

@@ -3,7 +3,7 @@
 
 use super::connection::Connection;
 use super::transaction::{self, Transaction};
-use super::{Bound, DatabaseId, Head, Loaded, Locked, Span, Store, View, migrate, sql};
+use super::{Bound, DatabaseId, Head, Loaded, Locked, RegionNote, Span, Store, View, migrate, sql};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId, Position, Region};
@@ -136,6 +136,24 @@ impl Store for Postgres {
         transaction::list(&self.reader().await?, db, collection, after, bound).await
     }
 
+    async fn conflicted(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, rows: usize) -> Result<Vec<Document>> {
+        let (low, high) = transaction::range(collection, after);
+        let params: [&(dyn ToSql + Sync); 4] = [&db, &low, &high, &(rows as i64)];
+        self.reader().await?.rows("listing conflicts", sql::CONFLICTED, &params, sql::document).await
+    }
+
+    async fn conflicted_count(&self, db: DatabaseId) -> Result<u64> {
+        let read = |row: &tokio_postgres::Row| Ok(row.get::<_, i64>(0) as u64);
+        let found = self.reader().await?.rows("counting conflicts", sql::CONFLICTED_COUNT, &[&db], read).await?;
+        Ok(found.into_iter().next().unwrap_or(0))
+    }
+
+    async fn events(&self, db: DatabaseId, places: &[(Region, Position)]) -> Result<Vec<Event>> {
+        let (regions, positions): (Vec<&str>, Vec<i64>) =
+            places.iter().map(|(region, position)| (region.as_str(), *position as i64)).unzip();
+        self.reader().await?.rows("reading events", &sql::events_at(), &[&db, &regions, &positions], sql::event).await
+    }
+
     async fn history(&self, db: DatabaseId, doc: &DocId, before: Option<(Stamp, Region, Position)>, bound: Bound) -> Result<Vec<Event>> {
         let (stamp, region, position) = match &before {
             Some((stamp, region, position)) => (stamp.to_i64(), region.as_str(), *position as i64),
@@ -171,6 +189,18 @@ impl Store for Postgres {
 
     async fn set_progress(&self, db: DatabaseId, task: &str, vector: &Vector) -> Result<()> {
         self.execute("keeping progress", sql::PROGRESS_SET, &[&db, &task, &vector.to_string()]).await
+    }
+
+    async fn regions(&self) -> Result<Vec<RegionNote>> {
+        self.reader().await?.rows("reading what is known of regions", sql::REGIONS, &[], sql::region_note).await
+    }
+
+    async fn retire(&self, region: &Region) -> Result<()> {
+        self.execute("retiring a region", sql::RETIRE, &[&region.as_str()]).await
+    }
+
+    async fn accept(&self, region: &Region, until: Stamp) -> Result<()> {
+        self.execute("accepting a region's stamps", sql::ACCEPT, &[&region.as_str(), &until.to_i64()]).await
     }
 }
 

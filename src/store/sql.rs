@@ -1,13 +1,14 @@
 //! Every statement, and what its rows mean.
 
-use super::{Head, KnownOp, Touch};
+use super::{Head, KnownOp, RegionNote, Touch};
 use crate::clock::Stamp;
 use crate::error::{Error, Result};
 use crate::id::{DatabaseName, DocId, Position, Region};
 use crate::journal::event::{from_hex, to_hex};
 use crate::journal::{Batch, Effect, Event, Kind};
 use crate::json;
-use crate::project::{Digest, Document};
+use crate::project::op::{Latest, Spot};
+use crate::project::{Conflict, Copied, Digest, Document, Keyframe, Place, state};
 use crate::vector::Vector;
 use std::sync::Arc;
 use tokio_postgres::Row;
@@ -36,28 +37,62 @@ pub const KNOWN: &str = "select e.* from unnest($2::uuid[]) as wanted(id) cross 
     ) as e";
 
 pub const DOCUMENTS: &str = "select d.* from unnest($2::text[]) as wanted(doc) cross join lateral (
-        select doc, version, stamp, body::text, conflicts::text from documents where database = $1 and doc = wanted.doc offset 0
+        select doc, version, stamp, body::text, conflicts::text, keyframe_in from documents where database = $1 and doc = wanted.doc offset 0
     ) as d";
 
 /// Documents without their bodies: an empty object says that one is there.
 pub const DOCUMENTS_BARE: &str = "select d.* from unnest($2::text[]) as wanted(doc) cross join lateral (
-        select doc, version, stamp, case when body is null then null else '{}' end, conflicts::text from documents
+        select doc, version, stamp, case when body is null then null else '{}' end, conflicts::text, keyframe_in from documents
         where database = $1 and doc = wanted.doc offset 0
     ) as d";
 
 /// Reading stops after the row that passes so many bytes: the server counts, so that nothing is sent to be thrown away.
-pub const LIST: &str = "select doc, version, stamp, body, conflicts from (
-        select doc, version, stamp, body::text, conflicts::text,
+pub const LIST: &str = "select doc, version, stamp, body, conflicts, keyframe_in from (
+        select doc, version, stamp, body::text, conflicts::text, keyframe_in,
             sum(octet_length(body::text)) over (order by doc rows unbounded preceding) - octet_length(body::text) as before
         from (select * from documents where database = $1 and doc > $2 and doc < $3 and body is not null order by doc limit $4) as page
     ) as counted where before < $5::int8 order by doc";
 
+/// Documents of a bucket, deleted ones too.
+pub const BUCKET: &str = "select doc, version, stamp, body, conflicts, keyframe_in from (
+        select doc, version, stamp, body::text, conflicts::text, keyframe_in,
+            sum(coalesce(octet_length(body::text), 0)) over (order by doc rows unbounded preceding)
+                - coalesce(octet_length(body::text), 0) as before
+        from (
+            select * from documents where database = $1 and doc > $2 and substr(sha256(convert_to(doc, 'UTF8')), 1, $4) = $3
+            order by doc limit $5
+        ) as page
+    ) as counted where before < $6::int8 order by doc";
+
+pub const CONFLICTED: &str = "select doc, version, stamp, body::text, conflicts::text, keyframe_in from documents
+    where database = $1 and doc > $2 and doc < $3 and conflicts is not null order by doc limit $4";
+
+pub const CONFLICTED_COUNT: &str = "select count(*) from documents where database = $1 and conflicts is not null";
+
+pub const REGIONS: &str = "select region, retired_at is not null, accepted_until from regions order by region";
+
+pub const RETIRE: &str = "insert into regions (region, retired_at) values ($1, now())
+    on conflict (region) do update set retired_at = coalesce(regions.retired_at, excluded.retired_at)";
+
+pub const ACCEPT: &str = "insert into regions (region, accepted_until) values ($1, $2)
+    on conflict (region) do update set accepted_until = greatest(regions.accepted_until, excluded.accepted_until)";
+
 const EVENT_COLUMNS: &str = "region, position, stamp, id, doc, kind, client, actor, batch, batch_index, batch_count, atomic, seen, own, edited_at, rules, salt, content";
 
-pub fn events_of_documents() -> String {
+/// Events of a document after a place in T, up to a stamp; of one client where `$7` names it.
+pub fn past() -> String {
+    let order = "stamp, region, position";
+    let page = format!(
+        "select * from events where database = $1 and doc = $2 and (stamp, region, position) > ($3, $4, $5) and stamp <= $6
+         and ($7::uuid is null or client = $7) order by {order} limit $8"
+    );
+    bounded(&page, order, "$9")
+}
+
+pub fn events_at() -> String {
     format!(
-        "select e.* from unnest($2::text[]) as wanted(doc) cross join lateral (
-            select {EVENT_COLUMNS} from events where database = $1 and doc = wanted.doc offset 0
+        "select e.* from unnest($2::text[], $3::int8[]) as wanted(region, position) cross join lateral (
+            select {EVENT_COLUMNS} from events where database = $1 and region = wanted.region and position = wanted.position offset 0
          ) as e"
     )
 }
@@ -78,6 +113,19 @@ pub fn history() -> String {
     );
     bounded(&page, order, "$7")
 }
+
+/// Documents that events touched, after one of them.
+pub const TOUCHED_DOCS: &str = "select distinct doc from events where database = $1 and doc > $2 order by doc limit $3";
+
+/// Documents that a journal touched between two positions.
+pub const TOUCHED_SINCE: &str = "select distinct doc from events where database = $1 and region = $2 and position > $3 and position <= $4";
+
+/// Ops of a document that stand in more than one journal.
+pub const COPIES_OF_EVENTS: &str = "select doc, id, sent, stamp, region, position, client from (
+        select *, decode(left(right(content, 66), 64), 'hex') as sent,
+            count(*) over (partition by id, left(right(content, 66), 64)) as places
+        from events where database = $1 and doc = $2
+    ) as counted where places > 1";
 
 /// A journal from its beginning to its end.
 pub fn journal() -> String {
@@ -102,11 +150,40 @@ pub const APPEND: &str = "insert into events (database, region, position, stamp,
     select $1::int4, * from unnest($2::text[], $3::int8[], $4::int8[], $5::uuid[], $6::text[], $7::text[], $8::uuid[], $9::text[], $10::uuid[],
         $11::int4[], $12::int4[], $13::bool[], $14::text[], $15::text[], $16::int8[], $17::text[], $18::bytea[], $19::text[])";
 
-pub const KEEP: &str = "insert into documents (database, doc, version, stamp, body, conflicts)
-    select $1::int4, t.doc, t.version, t.stamp, t.body::json, t.conflicts::json
-    from unnest($2::text[], $3::text[], $4::int8[], $5::text[], $6::text[]) as t(doc, version, stamp, body, conflicts)
+pub const KEEP: &str = "insert into documents (database, doc, version, stamp, body, conflicts, keyframe_in)
+    select $1::int4, t.doc, t.version, t.stamp, t.body::json, t.conflicts::json, t.keyframe_in
+    from unnest($2::text[], $3::text[], $4::int8[], $5::text[], $6::text[], $7::int8[])
+        as t(doc, version, stamp, body, conflicts, keyframe_in)
     on conflict (database, doc) do update
-    set version = excluded.version, stamp = excluded.stamp, body = excluded.body, conflicts = excluded.conflicts";
+    set version = excluded.version, stamp = excluded.stamp, body = excluded.body, conflicts = excluded.conflicts,
+        keyframe_in = excluded.keyframe_in";
+
+pub const KEYFRAME: &str = "select stamp, region, position, latest, state from keyframes
+    where database = $1 and doc = $2 and (stamp, region, position) < ($3, $4, $5)
+    order by stamp desc, region desc, position desc limit 1";
+
+pub const KEYFRAMES: &str = "select stamp, region, position, latest from keyframes where database = $1 and doc = $2
+    order by stamp desc, region desc, position desc";
+
+pub const KEYFRAMES_STALE: &str = "delete from keyframes
+    using unnest($2::text[], $3::int8[], $4::text[], $5::int8[]) as t(doc, stamp, region, position)
+    where keyframes.database = $1 and keyframes.doc = t.doc
+        and (keyframes.stamp, keyframes.region, keyframes.position) >= (t.stamp, t.region, t.position)";
+
+pub const KEYFRAMES_KEEP: &str = "insert into keyframes (database, doc, stamp, region, position, latest, state)
+    select $1::int4, * from unnest($2::text[], $3::int8[], $4::text[], $5::int8[], $6::text[], $7::text[])";
+
+pub const COPIES: &str = "select doc, id, sent, stamp, region, position, client from copies where database = $1 and doc = $2";
+
+pub const COPIES_KEEP: &str = "insert into copies (database, doc, id, sent, stamp, region, position, client)
+    select $1::int4, * from unnest($2::text[], $3::uuid[], $4::bytea[], $5::int8[], $6::text[], $7::int8[], $8::uuid[])
+    on conflict do nothing";
+
+pub const LATEST_STAMP: &str = "select coalesce(max(e.stamp), 0)::int8 from unnest($2::text[], $3::int8[]) as wanted(region, position)
+    cross join lateral (
+        select stamp from events where database = $1 and region = wanted.region and position <= wanted.position
+        order by position desc limit 1
+    ) as e";
 
 /// Takes every lease that is free or its own. `now()` is Postgres' own clock, one for all who compete.
 pub const LEASE: &str = "insert into leases (database, holder, until)
@@ -140,7 +217,7 @@ pub fn document(row: &Row) -> Result<Document> {
         None => Vec::new(),
         Some(text) => json::parse(text)
             .ok()
-            .and_then(|ids| ids.as_array()?.iter().map(|id| id.as_str().map(str::to_owned)).collect())
+            .and_then(|conflicts| conflicts.as_array()?.iter().map(Conflict::from_value).collect())
             .ok_or_else(|| Error::corrupt("a document's conflicts are unreadable"))?,
     };
     Ok(Document {
@@ -149,7 +226,39 @@ pub fn document(row: &Row) -> Result<Document> {
         stamp: Stamp::from_i64(row.get(2)),
         body: row.get::<_, Option<&str>>(3).map(Arc::from),
         conflicts,
+        keyframe_in: row.get(5),
     })
+}
+
+/// A place in T from three columns.
+fn place(row: &Row, from: usize) -> Result<Place> {
+    Ok(Place { stamp: Stamp::from_i64(row.get(from)), region: region(row, from + 1)?, position: row.get::<_, i64>(from + 2) as Position })
+}
+
+fn latest(row: &Row, at: usize) -> Result<Latest> {
+    state::read_latest(row.get(at)).ok_or_else(|| Error::corrupt("a keyframe's last events are unreadable"))
+}
+
+pub fn keyframe(row: &Row) -> Result<Keyframe> {
+    Ok(Keyframe { place: place(row, 0)?, latest: latest(row, 3)?, state: row.get(4) })
+}
+
+pub fn keyframe_place(row: &Row) -> Result<(Place, Latest)> {
+    Ok((place(row, 0)?, latest(row, 3)?))
+}
+
+pub fn copied(row: &Row) -> Result<Copied> {
+    Ok(Copied {
+        doc: doc(row, 0)?,
+        id: row.get(1),
+        sent: row.get::<_, &[u8]>(2).try_into().map_err(|_| Error::corrupt("a copy's `sent` has not 32 bytes"))?,
+        stamp: Stamp::from_i64(row.get(3)),
+        spot: Spot { region: region(row, 4)?, position: row.get::<_, i64>(5) as Position, client: row.get(6) },
+    })
+}
+
+pub fn region_note(row: &Row) -> Result<RegionNote> {
+    Ok(RegionNote { region: region(row, 0)?, retired: row.get(1), accepted_until: Stamp::from_i64(row.get(2)) })
 }
 
 pub fn known(row: &Row) -> Result<KnownOp> {

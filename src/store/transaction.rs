@@ -1,14 +1,18 @@
 //! The two things that need several statements to belong together: the commit under the head's lock, and a view.
 
-use super::columns::{DocumentColumns, EventColumns};
+use super::columns::{CopiedColumns, DocumentColumns, EventColumns, PlaceColumns};
 use super::connection::{Connection, describe, failed};
-use super::{Bound, DatabaseId, Head, Loaded, Locked, Span, Touch, View, sql};
+use super::{Bound, Commit, DatabaseId, Head, Loaded, Locked, Span, Stretch, Touch, View, sql};
+use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::DocId;
 use crate::journal::Event;
-use crate::project::Document;
+use crate::project::op::Latest;
+use crate::project::{Copied, Document, Keyframe, Place, state};
+use crate::vector::Vector;
 use async_trait::async_trait;
 use std::time::Duration;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -78,10 +82,36 @@ impl Transaction {
         Ok((Self { connection, db, timeout }, head))
     }
 
+    /// Keyframes and copies: nearly every commit has none.
+    async fn keep_folds(&self, commit: &Commit) -> Result<()> {
+        if !commit.stale.is_empty() {
+            let columns = PlaceColumns::of(commit.stale.iter().map(|(doc, place)| (doc, place)));
+            self.connection.rows("removing keyframes", sql::KEYFRAMES_STALE, &columns.params(&self.db), |_| Ok(())).await?;
+        }
+        if !commit.keyframes.is_empty() {
+            let columns = PlaceColumns::of(commit.keyframes.iter().map(|(doc, keyframe)| (doc, &keyframe.place)));
+            let latest: Vec<String> = commit.keyframes.iter().map(|(_, keyframe)| state::write_latest(&keyframe.latest)).collect();
+            let states: Vec<&str> = commit.keyframes.iter().map(|(_, keyframe)| keyframe.state.as_str()).collect();
+            let [db, doc, stamp, region, position] = columns.params(&self.db);
+            let params = [db, doc, stamp, region, position, &latest as _, &states as _];
+            self.connection.rows("keeping keyframes", sql::KEYFRAMES_KEEP, &params, |_| Ok(())).await?;
+        }
+        if !commit.copied.is_empty() {
+            let columns = CopiedColumns::of(&commit.copied);
+            self.connection.rows("keeping copies", sql::COPIES_KEEP, &columns.params(&self.db), |_| Ok(())).await?;
+        }
+        Ok(())
+    }
+
     async fn end(self, how: &str) {
         let ended = self.connection.bounded("ending a transaction", self.connection.client().batch_execute(how)).await;
         self.connection.set_clean(ended.is_ok());
     }
+}
+
+/// A place in T as parameters; without one, before everything.
+fn after(place: Option<&Place>) -> (i64, &str, i64) {
+    place.map_or((-1, "", 0), |place| (place.stamp.to_i64(), place.region.as_str(), place.position as i64))
 }
 
 fn gone() -> Error {
@@ -90,17 +120,50 @@ fn gone() -> Error {
 
 #[async_trait]
 impl Locked for Transaction {
-    async fn histories(&mut self, docs: &[DocId]) -> Result<Vec<Event>> {
+    async fn documents(&mut self, docs: &[DocId]) -> Result<Vec<Document>> {
         let docs: Vec<&str> = docs.iter().map(DocId::as_str).collect();
-        self.connection.rows("reading histories", &sql::events_of_documents(), &[&self.db, &docs], sql::event).await
+        self.connection.rows("reading documents", sql::DOCUMENTS, &[&self.db, &docs], sql::document).await
     }
 
-    async fn commit(self: Box<Self>, head: &Head, events: &[Event], documents: &[Document]) -> Result<()> {
+    async fn past(&mut self, stretch: &Stretch<'_>, bound: Bound) -> Result<Vec<Event>> {
+        let (stamp, region, position) = after(stretch.after);
+        let upto = stretch.upto.map_or(i64::MAX, Stamp::to_i64);
+        let rows = bound.rows as i64;
+        let params: [&(dyn ToSql + Sync); 9] =
+            [&self.db, &stretch.doc.as_str(), &stamp, &region, &position, &upto, &stretch.client, &rows, &bound.bytes_sql()];
+        self.connection.rows("reading a document's past", &sql::past(), &params, sql::event).await
+    }
+
+    async fn keyframe(&mut self, doc: &DocId, before: Option<&Place>) -> Result<Option<Keyframe>> {
+        let (stamp, region, position) = before.map_or((i64::MAX, "", 0), |place| after(Some(place)));
+        let params: [&(dyn ToSql + Sync); 5] = [&self.db, &doc.as_str(), &stamp, &region, &position];
+        Ok(self.connection.rows("reading a keyframe", sql::KEYFRAME, &params, sql::keyframe).await?.pop())
+    }
+
+    async fn keyframes(&mut self, doc: &DocId) -> Result<Vec<(Place, Latest)>> {
+        self.connection.rows("looking for keyframes", sql::KEYFRAMES, &[&self.db, &doc.as_str()], sql::keyframe_place).await
+    }
+
+    async fn copies(&mut self, doc: &DocId) -> Result<Vec<Copied>> {
+        self.connection.rows("reading copies", sql::COPIES, &[&self.db, &doc.as_str()], sql::copied).await
+    }
+
+    async fn latest_stamp(&mut self, vector: &Vector) -> Result<Stamp> {
+        let (regions, positions): (Vec<&str>, Vec<i64>) =
+            vector.iter().map(|(region, position)| (region.as_str(), position as i64)).unzip();
+        let read = |row: &Row| Ok(Stamp::from_i64(row.get(0)));
+        let found = self.connection.rows("reading stamps", sql::LATEST_STAMP, &[&self.db, &regions, &positions], read).await?;
+        Ok(found.into_iter().next().unwrap_or_default())
+    }
+
+    async fn commit(self: Box<Self>, commit: &Commit) -> Result<()> {
         let db = self.db;
-        let columns = EventColumns::of(events);
-        let rows = DocumentColumns::of(documents);
+        let columns = EventColumns::of(&commit.events);
+        let rows = DocumentColumns::of(&commit.documents);
+        let head = &commit.head;
         let client = self.connection.client();
         let doing = "committing";
+        self.keep_folds(commit).await?;
         let (append, keep, move_head) = self
             .connection
             .bounded(doing, async {
@@ -180,6 +243,12 @@ impl View for Transaction {
         list(&self.connection, self.db, collection, after, bound).await
     }
 
+    async fn bucket(&mut self, prefix: &[u8], after: Option<&DocId>, bound: Bound) -> Result<Vec<Document>> {
+        let (after, length) = (after.map_or("", DocId::as_str), prefix.len() as i32);
+        let params: [&(dyn ToSql + Sync); 6] = [&self.db, &after, &prefix, &length, &(bound.rows as i64), &bound.bytes_sql()];
+        self.connection.rows("reading a bucket of documents", sql::BUCKET, &params, sql::document).await
+    }
+
     async fn close(self: Box<Self>) {
         self.end("commit").await;
     }
@@ -193,12 +262,17 @@ pub(super) async fn list(
     after: Option<&str>,
     bound: Bound,
 ) -> Result<Vec<Document>> {
+    let (low, high) = range(collection, after);
+    let params: [&(dyn ToSql + Sync); 5] = [&db, &low, &high, &(bound.rows as i64), &bound.bytes_sql()];
+    connection.rows("listing documents", sql::LIST, &params, sql::document).await
+}
+
+/// Between which ids the documents of a collection lie that follow one of them.
+pub(super) fn range(collection: Option<&str>, after: Option<&str>) -> (String, String) {
     // '0' follows '/': between `todos/` and `todos0` lies the collection `todos`.
     let (low, high) = match collection {
         Some(collection) => (format!("{collection}/"), format!("{collection}0")),
         None => (String::new(), "~".into()),
     };
-    let low = after.filter(|after| *after > low.as_str()).unwrap_or(&low);
-    let params: [&(dyn ToSql + Sync); 5] = [&db, &low, &high, &(bound.rows as i64), &bound.bytes_sql()];
-    connection.rows("listing documents", sql::LIST, &params, sql::document).await
+    (after.filter(|after| *after > low.as_str()).map_or(low, str::to_owned), high)
 }

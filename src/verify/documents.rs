@@ -6,7 +6,7 @@ use crate::id::{DatabaseName, DocId};
 use crate::journal::Event;
 use crate::json::Value;
 use crate::project::fold::last_stamp;
-use crate::project::{Digest, Document, Fold};
+use crate::project::{Conflict, Digest, Document, Fold};
 use crate::store::audit::{Audit, Events};
 use crate::store::{DatabaseId, Head};
 use crate::vector::Vector;
@@ -71,13 +71,18 @@ fn compare(db: &DatabaseName, stored: &Document, events: &[Event], report: &mut 
         report.fault(FaultKind::Version, db, format!("{doc} is at {} and its events at {version}", stored.version));
     }
     let fold = Fold::of(events);
-    let body = fold.body().map(|body| Value::Object(body).canonical());
+    let (Ok(body), Ok(conflicts)) = (fold.body(), fold.conflicts()) else {
+        report.fault(FaultKind::Document, db, format!("{doc} cannot be folded"));
+        return;
+    };
+    let body = body.map(|body| Value::Object(body).canonical());
     if body.as_deref() != stored.body.as_deref() {
         report.fault(FaultKind::Document, db, format!("{doc} is not the fold of its events"));
     }
-    let conflicts: Vec<String> = fold.conflicts().iter().map(ToString::to_string).collect();
     if conflicts != stored.conflicts {
-        report.fault(FaultKind::Document, db, format!("{doc} has the conflicts {:?} and its events make {conflicts:?}", stored.conflicts));
+        let ids = |conflicts: &[Conflict]| conflicts.iter().map(Conflict::id).collect::<Vec<_>>().join(" ");
+        let (is, ought) = (ids(&stored.conflicts), ids(&conflicts));
+        report.fault(FaultKind::Document, db, format!("{doc} has the conflicts [{is}] and its events make [{ought}]"));
     }
 }
 

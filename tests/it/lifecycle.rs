@@ -20,7 +20,7 @@ async fn sigterm_answers_what_is_in_flight_and_exits_0() {
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     // The request is being read once the connection is idle no more: another request on another connection is answered.
-    assert!(process.is_ready().await);
+    until("it is ready", || process.is_ready()).await;
     process.signal("TERM");
     until("it takes no more connections", || async { !process.is_ready().await }).await;
     stream.write_all(end.as_bytes()).await.unwrap();

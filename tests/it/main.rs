@@ -4,7 +4,10 @@
 mod support;
 
 mod bad_input;
+mod conflicts;
+mod convergence;
 mod dev;
+mod faults;
 mod feeds;
 mod import;
 mod lifecycle;

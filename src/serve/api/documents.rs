@@ -8,7 +8,7 @@ use crate::project::Document;
 use crate::serve::problem::{Refusal, respond};
 use crate::serve::request::{self, Query};
 use crate::serve::routes::{Context, json};
-use crate::store::{Bound, conflicts_json};
+use crate::store::Bound;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -175,7 +175,14 @@ fn write(document: &Document, out: &mut String) {
     write_string(document.doc.as_str(), out);
     out.push_str(&format!(",\"version\":\"{}\",\"body\":{}", document.version, document.body.as_deref().unwrap_or("null")));
     out.push_str(&format!(",\"deleted\":{},\"updated_at\":\"{}\"", document.body.is_none(), format_time(document.stamp.millis())));
-    out.push_str(&format!(",\"conflicts\":{}}}", conflicts_json(&document.conflicts)));
+    out.push_str(",\"conflicts\":[");
+    for (at, conflict) in document.conflicts.iter().enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        write_string(&conflict.id(), out);
+    }
+    out.push_str("]}");
 }
 
 fn missing(doc: &DocId) -> Problem {

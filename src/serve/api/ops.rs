@@ -29,7 +29,7 @@ pub async fn append(State(context): State<Context>, Path(db): Path<String>, uri:
         // `held` keeps its share of the memory for bodies until this request is answered.
         wait_for_what_was_seen(&context, &database, &batch).await?;
         let limit = Duration::from_millis(gateway.config.limits.request_ms_max);
-        let appended = tokio::time::timeout(limit, database.appender.append(batch)).await;
+        let appended = tokio::time::timeout(limit, gateway.append(&database, batch)).await;
         let outcome = appended.map_err(|_| {
             Problem::new(
                 ProblemKind::Unavailable,

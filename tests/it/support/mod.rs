@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod process;
+pub mod proxy;
 
 pub use client::Client;
 pub use process::Process;
@@ -117,7 +118,8 @@ impl World {
             .set("RELAY_HEARTBEAT_MS", "200")
             .set("RELAY_POLL_MS", "200")
             .set("RELAY_LEASE_MS", "1500")
-            .set("RELAY_REPLY_MS_MAX", "2000");
+            .set("RELAY_REPLY_MS_MAX", "2000")
+            .set("RELAY_ASK_MS", "1000");
         if let Some((url, token)) = &self.nats {
             settings.set("NATS_URL", url).set("NATS_TOKEN", token);
         }
@@ -221,7 +223,7 @@ pub async fn until_equal(a: &Client, b: &Client) {
     until("both regions hold the same", || async {
         let (a, b) = tokio::join!(a.try_database(), b.try_database());
         match (a, b) {
-            (Some(a), Some(b)) => a["vector"] == b["vector"] && a["digest"] == b["digest"],
+            (Some(a), Some(b)) => a["digest"].is_string() && a["vector"] == b["vector"] && a["digest"] == b["digest"],
             _ => false,
         }
     })

@@ -1,0 +1,354 @@
+//! Regions in memory, driven by random steps: whatever the order of arrival, all end in the same bytes, and those are
+//! the whole fold of the journals.
+
+use super::*;
+use crate::id::DatabaseName;
+use crate::ingest::batch;
+use crate::ingest::verdict::Verdict;
+use crate::project::{Conflict, Digest, Fold};
+use crate::store::memory::{Data, Memory};
+use crate::token::Cursor;
+use crate::vector::Vector;
+use futures_util::FutureExt;
+use proptest::prelude::*;
+
+const REGIONS: [&str; 5] = ["ap", "br", "eu", "in", "us"];
+const DOCS: [&str; 3] = ["c/1", "c/2", "d/1"];
+const CLIENTS: [&str; 4] = [
+    "00000000-0000-4000-8000-00000000000a",
+    "00000000-0000-4000-8000-00000000000b",
+    "00000000-0000-4000-8000-00000000000c",
+    "00000000-0000-4000-8000-00000000000d",
+];
+
+/// A region: the real commit on a store in memory, where nothing is ever waited for.
+struct Region1 {
+    parts: Parts,
+    memory: Arc<Memory>,
+    queue: Queue,
+}
+
+struct World {
+    regions: Vec<Region1>,
+    /// Every batch that was sent, for retries elsewhere.
+    sent: Vec<String>,
+    /// Sessions, cursors and versions that clients hold.
+    sessions: Vec<String>,
+    cursors: Vec<String>,
+    versions: Vec<String>,
+    next: u128,
+}
+
+/// What an author had seen, by what he says.
+#[derive(Clone, Copy, Debug)]
+enum Seen {
+    Here,
+    Base(usize),
+    Session(usize),
+    Cursor(usize),
+    BaseAndSession(usize),
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Region, client, atomic, ops as (document, kind, place), and what the author had seen.
+    Write { at: usize, client: usize, atomic: bool, ops: Vec<(usize, usize, usize)>, seen: Seen },
+    /// Some batch sent before goes to a region again.
+    Retry { at: usize, batch: usize },
+    /// A region takes over some of another's journals, in runs of so many events.
+    Sync { to: usize, from: usize, events: usize },
+    /// A region's clock jumps.
+    Jump { at: usize, millis: i64 },
+    /// A collection gets rules.
+    Define { at: usize, rules: usize },
+}
+
+fn seen() -> impl Strategy<Value = Seen> {
+    prop_oneof![
+        4 => Just(Seen::Here),
+        3 => any::<usize>().prop_map(Seen::Base),
+        1 => any::<usize>().prop_map(Seen::Session),
+        2 => any::<usize>().prop_map(Seen::Cursor),
+        1 => any::<usize>().prop_map(Seen::BaseAndSession),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let region = 0..REGIONS.len();
+    let op = || (0..DOCS.len(), 0..14usize, 0..5usize);
+    let write = |ops| {
+        (0..REGIONS.len(), 0..CLIENTS.len(), prop::bool::weighted(0.2), ops, seen())
+            .prop_map(|(at, client, atomic, ops, seen)| Step::Write { at, client, atomic, ops, seen })
+    };
+    // Mostly one document, so that much meets there.
+    let counting = (0..2usize, 6..9usize, 2..3usize);
+    prop_oneof![
+        6 => write(prop::collection::vec(op(), 1..4).boxed()),
+        3 => write(prop::collection::vec(counting, 1..6).boxed()),
+        1 => (region.clone(), any::<usize>()).prop_map(|(at, batch)| Step::Retry { at, batch }),
+        4 => (region.clone(), region.clone(), 1..6usize).prop_map(|(to, from, events)| Step::Sync { to, from, events }),
+        1 => (region.clone(), -5000i64..5000).prop_map(|(at, millis)| Step::Jump { at, millis }),
+        1 => (region, 0..SCHEMAS.len()).prop_map(|(at, rules)| Step::Define { at, rules }),
+    ]
+}
+
+const PATHS: [&str; 5] = ["/a", "/a/b", "/n", "/s", "/t~1x"];
+
+const SCHEMAS: [&str; 5] = [
+    r#"{"properties":{"n":{"type":"number","x-merge":"counter"},"s":{"type":"array","x-merge":"set"},"a":{"x-merge":"ask"}}}"#,
+    r#"{"properties":{"n":{"type":["number","null"],"x-merge":"max"},"a":{"x-merge":"latest-edit"},"s":{"type":"string","x-merge":"join"}}}"#,
+    r#"{"properties":{"n":{"type":"number","x-merge":"min"},"a":{"properties":{"b":{"x-merge":"ask"}}},"t/x":{"x-merge":"ask"}}}"#,
+    r#"{"required":["n"]}"#,
+    r#"{}"#,
+];
+
+fn op_text(id: u128, doc: usize, kind: usize, place: usize, base: Option<&str>) -> String {
+    let id = Uuid::from_u128(id);
+    let path = PATHS[place];
+    let name = path.split('/').nth(1).unwrap_or("a").replace("~1", "/");
+    let rest = match kind {
+        0 => format!(r#""type":"put","value":{{"{name}":{place},"n":{place}}}"#),
+        1 => r#""type":"put","value":{}"#.into(),
+        2 => format!(r#""type":"put","value":{{"a":{{"b":[{place}]}},"s":"x"}}"#),
+        3 => format!(r#""type":"patch","value":{{"{name}":"z{place}"}}"#),
+        4 => format!(r#""type":"patch","value":{{"{name}":null,"a":{{"b":{{}}}}}}"#),
+        5 => r#""type":"patch","value":{}"#.into(),
+        6 => format!(r#""type":"increment","path":"{path}","by":{place}.5"#),
+        7 | 8 => format!(r#""type":"increment","path":"{path}","by":0.1"#),
+        9 => format!(r#""type":"add","path":"{path}","values":["x",{place},"x"]"#),
+        10 => format!(r#""type":"remove","path":"{path}","values":["x"]"#),
+        11 => format!(r#""type":"patch","at":"1970-01-01T00:16:4{place}Z","value":{{"s":["x","y",{place}],"n":1{place}}}"#),
+        12 => format!(r#""type":"put","value":{{"n":2{place},"s":["x",{place}],"a":"q"}}"#),
+        _ => r#""type":"delete""#.into(),
+    };
+    let base = base.map(|base| format!(r#","base":"{base}""#)).unwrap_or_default();
+    format!(r#"{{"id":"{id}","doc":"{}",{rest}{base}}}"#, DOCS[doc])
+}
+
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("in memory nothing waits")
+}
+
+fn db() -> DatabaseName {
+    DatabaseName::new("shop").unwrap()
+}
+
+fn pick(held: &[String], at: usize) -> Option<&String> {
+    held.get(at % held.len().max(1))
+}
+
+impl Region1 {
+    fn new(at: usize, name: &str) -> Self {
+        let memory = Arc::new(Memory::default());
+        let db = now(memory.create_database(&db())).unwrap();
+        let bounds = Bounds { queue_ops_max: 1, queue_bytes_max: 1, group_ops_max: 1, group_bytes_max: 1, tries_max: 1 };
+        let limits = Limits { ops_max: 100, document_bytes_max: 100_000, json_depth_max: 16, clock_ahead_max: 3_600_000 };
+        let parts = Parts {
+            db,
+            region: Region::new(name).unwrap(),
+            store: memory.clone(),
+            clock: Clock::manual(1_000_000 + at as i64 * 700),
+            random: Random::system(),
+            limits,
+            bounds,
+            planted: Planted::default(),
+            head: Arc::new(watch::Sender::new(Head::default())),
+            definitions: Definitions::default(),
+        };
+        Self { parts, memory, queue: Queue::default() }
+    }
+
+    fn data(&self) -> Arc<Data> {
+        self.memory.data(self.parts.db).unwrap()
+    }
+}
+
+fn journal(data: &Data, region: &Region) -> Vec<Event> {
+    data.journals.get(region).into_iter().flatten().map(|(_, event)| (**event).clone()).collect()
+}
+
+impl World {
+    fn new(regions: usize) -> Self {
+        let regions = REGIONS[..regions].iter().enumerate().map(|(at, name)| Region1::new(at, name)).collect();
+        Self { regions, sent: Vec::new(), sessions: Vec::new(), cursors: Vec::new(), versions: Vec::new(), next: 1 }
+    }
+
+    fn take(&mut self, step: &Step) {
+        let regions = self.regions.len();
+        match step {
+            Step::Write { at, client, atomic, ops, seen } => {
+                let (mut base, mut rest) = (None, String::new());
+                match seen {
+                    Seen::Here => {}
+                    Seen::Base(at) => base = pick(&self.versions, *at).cloned(),
+                    Seen::Session(at) => {
+                        rest = pick(&self.sessions, *at).map(|token| format!(r#","session":"{token}""#)).unwrap_or_default()
+                    }
+                    Seen::Cursor(at) => rest = pick(&self.cursors, *at).map(|token| format!(r#","cursor":"{token}""#)).unwrap_or_default(),
+                    Seen::BaseAndSession(at) => {
+                        base = pick(&self.versions, *at).cloned();
+                        rest = pick(&self.sessions, *at / 7).map(|token| format!(r#","session":"{token}""#)).unwrap_or_default();
+                    }
+                }
+                let mut texts = Vec::new();
+                for (doc, kind, place) in ops {
+                    texts.push(op_text(self.next, *doc, *kind, *place, base.as_deref()));
+                    self.next += 1;
+                }
+                let text = format!(r#"{{"client":"{}","atomic":{atomic},"ops":[{}]{rest}}}"#, CLIENTS[*client], texts.join(","));
+                self.sent.push(text.clone());
+                self.write(*at % regions, &text);
+            }
+            Step::Retry { at, batch } => {
+                if let Some(text) = pick(&self.sent, *batch).cloned() {
+                    self.write(*at % regions, &text);
+                }
+            }
+            Step::Sync { to, from, events } => self.sync(*to % regions, *from % regions, *events),
+            Step::Jump { at, millis } => {
+                let clock = &self.regions[*at % regions].parts.clock;
+                clock.set(clock.now() + millis);
+            }
+            Step::Define { at, rules } => {
+                let id = Uuid::from_u128(self.next);
+                self.next += 1;
+                let text =
+                    format!(r#"{{"ops":[{{"id":"{id}","doc":"_collections/c","type":"put","value":{{"schema":{}}}}}]}}"#, SCHEMAS[*rules]);
+                self.write(*at % regions, &text);
+            }
+        }
+    }
+
+    fn write(&mut self, at: usize, text: &str) {
+        let Region1 { parts, queue, .. } = &self.regions[at];
+        parts.clock.set(parts.clock.now() + 1);
+        let reader =
+            batch::Reader { db: &db(), limits: &parts.limits, clock: &parts.clock, random: &parts.random, stamp: Default::default() };
+        let batch = reader.read(text.as_bytes()).unwrap();
+        let outcome = now(parts.append(queue, std::slice::from_ref(&batch))).unwrap().remove(0);
+        assert_eq!(outcome.verdicts.len(), batch.ops.len());
+        for verdict in &outcome.verdicts {
+            if let Verdict::Applied { version, .. } = verdict {
+                self.versions.push(version.to_string());
+            }
+        }
+        self.sessions.push(outcome.session.encode(&db()));
+        let head = self.regions[at].data().head.clone();
+        self.cursors.push(Cursor { vector: head.vector, stamp: head.stamp, ..Cursor::default() }.encode(&db()));
+    }
+
+    /// Whole atomic batches, as a follower applies them.
+    fn sync(&mut self, to: usize, from: usize, most: usize) {
+        let source = self.regions[from].data();
+        for journal_of in 0..self.regions.len() {
+            let region = self.regions[journal_of].parts.region.clone();
+            if journal_of == to {
+                continue;
+            }
+            let Region1 { parts, queue, .. } = &self.regions[to];
+            let have = self.regions[to].data().head.vector.get(&region);
+            let mut run: Vec<Event> = journal(&source, &region).into_iter().skip(have.saturating_sub(1) as usize).collect();
+            let end = run.iter().enumerate().position(|(at, event)| at + 1 >= most && event.batch.may_stop_after());
+            run.truncate(end.map_or(run.len(), |end| end + 1));
+            assert!(!now(parts.follow(queue, &region, run)).unwrap().gap);
+        }
+    }
+
+    fn check(&mut self) {
+        let regions = self.regions.len();
+        for _ in 0..2 {
+            for (to, from) in (0..regions).flat_map(|to| (0..regions).map(move |from| (to, from))) {
+                self.sync(to, from, usize::MAX);
+            }
+        }
+        let first = shown(&self.regions[0].data());
+        for region in &self.regions {
+            let data = region.data();
+            check_documents(&data, &region.parts.region);
+            for of in &self.regions {
+                check_journal(&journal(&data, &of.parts.region));
+            }
+            assert_eq!(shown(&data), first, "{} differs", region.parts.region);
+        }
+    }
+}
+
+/// What must be equal everywhere.
+fn shown(data: &Data) -> (Vector, Digest, u64, Vec<Document>) {
+    let documents = data.documents.values().map(|document| Document { keyframe_in: 0, ..document.clone() });
+    (data.head.vector.clone(), data.head.digest, data.head.documents, documents.collect())
+}
+
+fn check_documents(data: &Data, region: &Region) {
+    for document in data.documents.values() {
+        let events: Vec<&Event> = data.journals.values().flat_map(|journal| journal.values()).map(|event| &**event).collect();
+        let events: Vec<&Event> = events.into_iter().filter(|event| event.doc == document.doc).collect();
+        let (body, conflicts) = whole(events.iter().copied());
+        assert_eq!(document.body.as_deref(), body.as_deref(), "{region} {}: the way taken and the whole fold", document.doc);
+        assert_eq!(document.conflicts, conflicts, "{region} {}", document.doc);
+        let version: Vector = events.iter().map(|event| (event.region.clone(), event.position)).collect();
+        assert_eq!(document.version, version);
+        for (place, keyframe) in data.keyframes.get(&document.doc).into_iter().flatten() {
+            let keyframe = keyframe.fold().unwrap();
+            // Copies that stand later are known to it: to have seen one is to have seen the op.
+            let fold = keyframe_fold(&events, place);
+            assert_eq!(keyframe.body().unwrap(), fold.body().unwrap(), "{region} {}: the keyframe at {place:?}", document.doc);
+            assert_eq!(keyframe.conflicts().unwrap(), fold.conflicts().unwrap());
+            assert_eq!(keyframe.latest(), fold.latest());
+        }
+    }
+    let digest = data.documents.values().fold(Digest::default(), |sum, document| sum.plus(document.digest()));
+    assert_eq!(data.head.digest, digest);
+    assert_eq!(data.head.documents, data.documents.values().filter(|document| document.body.is_some()).count() as u64);
+}
+
+fn whole<'a>(events: impl Iterator<Item = &'a Event>) -> (Option<String>, Vec<Conflict>) {
+    let fold = Fold::of(events);
+    (fold.body().unwrap().map(|body| Value::Object(body).canonical()), fold.conflicts().unwrap())
+}
+
+fn keyframe_fold(events: &[&Event], upto: &crate::project::Place) -> Fold {
+    use crate::project::op::Spot;
+    let mut sorted: Vec<&Event> = events.to_vec();
+    sorted.sort_by(|a, b| a.place().cmp(&b.place()));
+    let mut fold = Fold::unfolded();
+    let mut folded = HashSet::new();
+    for event in sorted.iter().filter(|event| crate::project::Place::of(event) <= *upto) {
+        let same = |other: &&&Event| other.id == event.id && other.sent == event.sent;
+        let spots: Vec<Spot> = sorted.iter().filter(same).map(|event| Spot::of(event)).collect();
+        if folded.insert((event.id, event.sent)) {
+            fold.apply_with(event, &spots).unwrap();
+        } else {
+            fold.touch(event);
+        }
+    }
+    fold
+}
+
+fn check_journal(events: &[Event]) {
+    assert!(events.iter().enumerate().all(|(at, event)| event.position == at as u64 + 1), "positions without a gap");
+    assert!(events.windows(2).all(|pair| pair[0].stamp < pair[1].stamp), "stamps rise along a journal");
+    let mut ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), events.len(), "an op once a journal");
+}
+
+fn run_world(regions: usize, steps: &[Step]) {
+    let mut world = World::new(regions);
+    steps.iter().for_each(|step| world.take(step));
+    world.check();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 5000, max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn two_or_three_regions_end_in_the_same_bytes_whatever_the_order_of_arrival(regions in 2..4usize, steps in prop::collection::vec(step(), 1..24)) {
+        run_world(regions, &steps);
+    }
+
+    #[test]
+    fn four_or_five_regions_end_in_the_same_bytes_whatever_the_order_of_arrival(regions in 4..6usize, steps in prop::collection::vec(step(), 1..40)) {
+        run_world(regions, &steps);
+    }
+}

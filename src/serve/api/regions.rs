@@ -1,0 +1,59 @@
+//! `POST /v1/regions/{region}/retire` and `…/accept`: what an operator says of a region.
+
+use crate::clock::Stamp;
+use crate::id::Region;
+use crate::problem::{Problem, ProblemKind};
+use crate::serve::problem::Refusal;
+use crate::serve::request::Query;
+use crate::serve::routes::{Context, json};
+use axum::extract::{Path, State};
+use axum::http::Uri;
+use axum::response::Response;
+
+/// What is accepted goes so far beyond what waits: the region goes on writing while its clock is being set right.
+const BEYOND: i64 = 3_600_000;
+
+/// The region is gone for good: its silence raises no alarm. Events of its that turn up are still applied.
+pub async fn retire(State(context): State<Context>, Path(region): Path<String>, uri: Uri) -> Response {
+    let answer = async {
+        let region = named(&context, &region, &uri)?;
+        context.gateway.store.retire(&region).await?;
+        refresh(&context).await?;
+        Ok(json(format!("{{\"region\":\"{region}\",\"retired\":true}}")))
+    };
+    context.finish(answer.await)
+}
+
+/// Takes what waits for being stamped too far in the future, and what follows it within the hour.
+pub async fn accept(State(context): State<Context>, Path(region): Path<String>, uri: Uri) -> Response {
+    let answer = async {
+        let region = named(&context, &region, &uri)?;
+        let waiting = context.gateway.relay.waiting();
+        let waiting = waiting.ok_or_else(|| {
+            Problem::new(
+                ProblemKind::NotFound,
+                format!("nothing of {region} waits in this gateway for its stamps; GET /v1/status names what does"),
+            )
+        })?;
+        let until = Stamp::at(waiting.millis().saturating_add(BEYOND));
+        context.gateway.store.accept(&region, until).await?;
+        refresh(&context).await?;
+        Ok(json(format!("{{\"region\":\"{region}\",\"accepted_until\":\"{until}\"}}")))
+    };
+    context.finish(answer.await)
+}
+
+fn named(context: &Context, region: &str, uri: &Uri) -> Result<Region, Refusal> {
+    Query::of(uri).end()?;
+    let region = Region::new(region).map_err(|why| Problem::new(ProblemKind::Invalid, why))?;
+    if region == context.gateway.region {
+        return Err(Problem::new(ProblemKind::Invalid, format!("{region} is this gateway's own region; say it to another one")).into());
+    }
+    Ok(region)
+}
+
+/// Here it counts at once, in other processes of this region within seconds.
+async fn refresh(context: &Context) -> Result<(), Refusal> {
+    context.gateway.relay.note(context.gateway.store.regions().await?);
+    Ok(())
+}

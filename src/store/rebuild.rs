@@ -1,0 +1,287 @@
+//! Documents made again from the journals, into fresh tables, while gateways serve; then swapped in.
+//!
+//!     fold every document as the journals were → fold again what was touched meanwhile, until that is little
+//!       → lock the heads, fold the last of it, swap the tables, set the heads' digests, commit
+//!
+//! Dead before the swap commits: nothing has changed, and the next run drops the tables that were left. The journals are
+//! only read.
+
+use super::columns::{CopiedColumns, DocumentColumns, PlaceColumns};
+use super::{DatabaseId, migrate, sql};
+use crate::error::{Error, Kind, Result};
+use crate::id::{DatabaseName, DocId};
+use crate::json::Value;
+use crate::project::{Copied, Digest, Document, Fold, Folding, Keyframe, Place, keyframe, state};
+use crate::vector::Vector;
+use std::collections::{BTreeMap, BTreeSet};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls};
+
+/// Events and documents read at once.
+const PAGE: i64 = 2000;
+const PAGE_BYTES: i64 = 4 << 20;
+const DOCS: i64 = 500;
+
+/// Documents folded under the locks at most, if it can be had, and rounds without them.
+const LAST_DOCS: usize = 100;
+const ROUNDS_MAX: usize = 10;
+
+/// Tries to get the tables for oneself.
+const SWAPS_MAX: usize = 10;
+
+const FRESH: [&str; 3] = ["documents", "keyframes", "copies"];
+
+/// Told how it goes.
+pub trait Progress {
+    fn begin(&mut self, events: u64);
+    fn step(&mut self, events: u64);
+}
+
+/// What was made.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub databases: u64,
+    pub documents: u64,
+    /// Databases whose digest was another before: their documents were not what the journals make.
+    pub changed: Vec<DatabaseName>,
+}
+
+#[derive(Clone)]
+struct Database {
+    id: DatabaseId,
+    name: DatabaseName,
+    /// What the fresh documents hold.
+    vector: Vector,
+    digest: Digest,
+    present: u64,
+    documents: u64,
+}
+
+/// `url` must be a direct connection as the tables' owner.
+pub async fn rebuild(url: &str, progress: &mut (dyn Progress + Send)) -> Result<Report> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.map_err(fail)?;
+    tokio::spawn(connection);
+    client.execute("select pg_advisory_lock($1)", &[&migrate::LOCK]).await.map_err(fail)?;
+    let fresh = FRESH.map(|table| {
+        let fill = if table == "documents" { " with (fillfactor = 80)" } else { "" };
+        format!("drop table if exists {table}_fresh; create table {table}_fresh (like {table} including all){fill};")
+    });
+    client.batch_execute(&fresh.concat()).await.map_err(fail)?;
+    let mut databases: BTreeMap<DatabaseId, Database> = BTreeMap::new();
+    progress.begin(heads(&client).await?.iter().map(|(_, _, vector)| vector.events()).sum());
+    for round in 0..ROUNDS_MAX {
+        let mut touched = 0;
+        for (id, name, _) in heads(&client).await? {
+            let database = databases.entry(id).or_insert_with(|| Database::new(id, name));
+            client.batch_execute("begin isolation level repeatable read").await.map_err(fail)?;
+            touched += catch_up(&client, database, progress).await?;
+            client.batch_execute("commit").await.map_err(fail)?;
+        }
+        if round > 0 && touched <= LAST_DOCS {
+            break;
+        }
+    }
+    for _ in 0..SWAPS_MAX {
+        // On a copy: what a swap that fails had written is rolled back.
+        match swap(&client, &mut databases.clone(), progress).await {
+            Ok(report) => return Ok(report),
+            Err(error) if error.kind == Kind::Unavailable => {
+                client.batch_execute("rollback").await.map_err(fail)?;
+                tracing::debug!(error = %error.chain(), "the tables were in use; the swap is tried again");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::new(Kind::Unavailable, "the tables are in use all the time; try again when less is read"))
+}
+
+impl Database {
+    fn new(id: DatabaseId, name: DatabaseName) -> Self {
+        Self { id, name, vector: Vector::new(), digest: Digest::default(), present: 0, documents: 0 }
+    }
+}
+
+async fn heads(client: &Client) -> Result<Vec<(DatabaseId, DatabaseName, Vector)>> {
+    let rows = client.query(sql::DATABASES, &[]).await.map_err(fail)?;
+    rows.iter().map(|row| Ok((row.get(0), DatabaseName::new(row.get(1)).map_err(Error::corrupt)?, sql::head(row, 2)?.vector))).collect()
+}
+
+/// Folds what was touched since the fresh tables were last up to date; how many documents.
+async fn catch_up(client: &Client, database: &mut Database, progress: &mut (dyn Progress + Send)) -> Result<usize> {
+    let row = client.query_one(sql::HEAD, &[&database.id]).await.map_err(fail)?;
+    let vector = sql::head(&row, 0)?.vector;
+    let mut count = 0;
+    if database.vector.is_empty() {
+        let mut after = String::new();
+        loop {
+            let rows = client.query(sql::TOUCHED_DOCS, &[&database.id, &after, &DOCS]).await.map_err(fail)?;
+            let docs = rows.iter().map(|row| DocId::new(row.get(0)).map_err(Error::corrupt)).collect::<Result<Vec<_>>>()?;
+            let Some(last) = docs.last() else { break };
+            after = last.to_string();
+            count += docs.len();
+            make(client, database, &docs, progress).await?;
+        }
+    } else {
+        let mut touched = BTreeSet::new();
+        for (region, upto) in vector.iter() {
+            let params: [&(dyn ToSql + Sync); 4] = [&database.id, &region.as_str(), &(database.vector.get(region) as i64), &(upto as i64)];
+            for row in client.query(sql::TOUCHED_SINCE, &params).await.map_err(fail)? {
+                touched.insert(DocId::new(row.get(0)).map_err(Error::corrupt)?);
+            }
+        }
+        let touched: Vec<DocId> = touched.into_iter().collect();
+        count = touched.len();
+        for docs in touched.chunks(DOCS as usize) {
+            make(client, database, docs, progress).await?;
+        }
+    }
+    database.vector = vector;
+    Ok(count)
+}
+
+/// Folds documents and writes them into the fresh tables.
+async fn make(client: &Client, database: &mut Database, docs: &[DocId], progress: &mut (dyn Progress + Send)) -> Result<()> {
+    let names: Vec<&str> = docs.iter().map(DocId::as_str).collect();
+    let statement = sql::DOCUMENTS.replace("from documents", "from documents_fresh");
+    for row in client.query(&statement, &[&database.id, &names]).await.map_err(fail)? {
+        let before = sql::document(&row)?;
+        database.digest = database.digest.minus(before.digest());
+        database.present -= u64::from(before.body.is_some());
+        database.documents -= 1;
+    }
+    for table in ["keyframes_fresh", "copies_fresh"] {
+        let statement = format!("delete from {table} where database = $1 and doc = any($2)");
+        client.execute(&statement, &[&database.id, &names]).await.map_err(fail)?;
+    }
+    let (mut documents, mut keyframes, mut copies) = (Vec::new(), Vec::new(), Vec::new());
+    for doc in docs {
+        let copied = client.query(sql::COPIES_OF_EVENTS, &[&database.id, &doc.as_str()]).await.map_err(fail)?;
+        let copied = copied.iter().map(sql::copied).collect::<Result<Vec<Copied>>>()?;
+        let made = match fold(client, database.id, doc, &copied, false, progress).await? {
+            Some(made) => Some(made),
+            None => fold(client, database.id, doc, &copied, true, progress).await?,
+        };
+        let (document, kept) = made.ok_or_else(|| Error::corrupt(format!("{doc} cannot be folded")))?;
+        database.digest = database.digest.plus(document.digest());
+        database.present += u64::from(document.body.is_some());
+        database.documents += 1;
+        documents.push(document);
+        keyframes.extend(kept.into_iter().map(|keyframe| (doc.clone(), keyframe)));
+        copies.extend(copied);
+    }
+    write(client, database.id, &documents, &keyframes, &copies).await
+}
+
+/// One document from its events. `None`: it cannot be told with runs of increments, and is to be folded without.
+async fn fold(
+    client: &Client,
+    db: DatabaseId,
+    doc: &DocId,
+    copied: &[Copied],
+    unfolded: bool,
+    progress: &mut (dyn Progress + Send),
+) -> Result<Option<(Document, Vec<Keyframe>)>> {
+    let mut folding = Folding::new(if unfolded { Fold::unfolded() } else { Fold::default() }, copied, None);
+    let (mut keyframes, mut since, mut due) = (Vec::new(), 0, keyframe::EVENTS);
+    let (mut version, mut stamp, mut after): (Vector, _, Option<Place>) = Default::default();
+    loop {
+        let (at, region, position) =
+            after.as_ref().map_or((-1, "", 0), |place| (place.stamp.to_i64(), place.region.as_str(), place.position as i64));
+        let params: [&(dyn ToSql + Sync); 9] =
+            [&db, &doc.as_str(), &at, &region, &position, &i64::MAX, &None::<uuid::Uuid>, &PAGE, &PAGE_BYTES];
+        let rows = client.query(&sql::past(), &params).await.map_err(fail)?;
+        if rows.is_empty() {
+            break;
+        }
+        progress.step(rows.len() as u64);
+        for row in &rows {
+            let event = sql::event(row)?;
+            if folding.take(&event).is_err() {
+                return Ok(None);
+            }
+            version.raise(&event.region, event.position);
+            stamp = event.stamp;
+            (since, due) = (since + 1, due - 1);
+            after = Some(Place::of(&event));
+            if due <= 0 {
+                let (kept, next) = keyframe::consider(folding.fold.clone(), Place::of(&event), since, due);
+                due = next;
+                if let Some(kept) = kept {
+                    keyframes.push(kept);
+                    since = 0;
+                }
+            }
+        }
+    }
+    let (Ok(body), Ok(conflicts)) = (folding.fold.body(), folding.fold.conflicts()) else { return Ok(None) };
+    let body = body.map(|body| Value::Object(body).canonical().into());
+    Ok(Some((Document { doc: doc.clone(), version, stamp, body, conflicts, keyframe_in: due }, keyframes)))
+}
+
+async fn write(client: &Client, db: DatabaseId, documents: &[Document], keyframes: &[(DocId, Keyframe)], copies: &[Copied]) -> Result<()> {
+    let keep = sql::KEEP.replace("into documents", "into documents_fresh");
+    client.execute(&keep, &DocumentColumns::of(documents).params(&db)).await.map_err(fail)?;
+    let columns = PlaceColumns::of(keyframes.iter().map(|(doc, keyframe)| (doc, &keyframe.place)));
+    let latest: Vec<String> = keyframes.iter().map(|(_, keyframe)| state::write_latest(&keyframe.latest)).collect();
+    let states: Vec<&str> = keyframes.iter().map(|(_, keyframe)| keyframe.state.as_str()).collect();
+    let [id, doc, stamp, region, position] = columns.params(&db);
+    let params = [id, doc, stamp, region, position, &latest as _, &states as _];
+    client.execute(&sql::KEYFRAMES_KEEP.replace("into keyframes", "into keyframes_fresh"), &params).await.map_err(fail)?;
+    let keep = sql::COPIES_KEEP.replace("into copies", "into copies_fresh");
+    client.execute(&keep, &CopiedColumns::of(copies).params(&db)).await.map_err(fail)?;
+    Ok(())
+}
+
+/// The last of it, under the heads' locks: nobody appends meanwhile, and readers wait for a moment.
+async fn swap(client: &Client, databases: &mut BTreeMap<DatabaseId, Database>, progress: &mut (dyn Progress + Send)) -> Result<Report> {
+    client.batch_execute("begin; set local lock_timeout = '3s'").await.map_err(fail)?;
+    client.execute("select 1 from heads order by database for update", &[]).await.map_err(fail)?;
+    let mut report = Report::default();
+    for (id, name, _) in heads(client).await? {
+        let database = databases.entry(id).or_insert_with(|| Database::new(id, name));
+        catch_up(client, database, progress).await?;
+        let row = client.query_one(sql::HEAD, &[&id]).await.map_err(fail)?;
+        if sql::head(&row, 0)?.digest != database.digest {
+            report.changed.push(database.name.clone());
+        }
+        let (digest, present) = (database.digest.to_bytes(), database.present as i64);
+        let update = "update heads set digest = $2, documents = $3 where database = $1";
+        client.execute(update, &[&id, &&digest[..], &present]).await.map_err(fail)?;
+        report.databases += 1;
+        report.documents += database.documents;
+    }
+    for table in FRESH {
+        client.batch_execute(&swap_table(client, table).await?).await.map_err(fail)?;
+    }
+    client.batch_execute("commit").await.map_err(fail)?;
+    Ok(report)
+}
+
+/// Statements that put a fresh table in the old one's place, with its names, its comment and its privileges.
+async fn swap_table(client: &Client, table: &str) -> Result<String> {
+    let constraint = "select conname from pg_constraint where conrelid = $1::text::regclass and contype = 'p'";
+    let old: String = client.query_one(constraint, &[&table]).await.map_err(fail)?.get(0);
+    let new: String = client.query_one(constraint, &[&format!("{table}_fresh")]).await.map_err(fail)?.get(0);
+    let comment = "select quote_nullable(obj_description($1::text::regclass, 'pg_class'))";
+    let comment: String = client.query_one(comment, &[&table]).await.map_err(fail)?.get(0);
+    let grants = "select quote_ident(grantee), string_agg(privilege_type, ', ') from information_schema.role_table_grants
+        where table_schema = current_schema() and table_name = $1 and grantee <> current_user group by grantee";
+    let grants = client.query(grants, &[&table]).await.map_err(fail)?;
+    let mut statements = format!(
+        "drop table {table}; alter table {table}_fresh rename to {table};
+         alter table {table} rename constraint \"{new}\" to \"{old}\"; comment on table {table} is {comment};"
+    );
+    if table == "documents" {
+        let index = "select indexname::text from pg_indexes where tablename = 'documents_fresh' and indexdef like '%conflicts%'";
+        let index: String = client.query_one(index, &[]).await.map_err(fail)?.get(0);
+        statements.push_str(&format!("alter index \"{index}\" rename to documents_with_conflicts;"));
+    }
+    for grant in &grants {
+        statements.push_str(&format!("grant {} on {table} to {};", grant.get::<_, &str>(1), grant.get::<_, &str>(0)));
+    }
+    Ok(statements)
+}
+
+fn fail(error: tokio_postgres::Error) -> Error {
+    super::connection::failed("rebuilding documents", error)
+}
