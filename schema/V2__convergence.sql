@@ -9,9 +9,8 @@ update documents set conflicts = (
 ) where conflicts is not null;
 create index documents_with_conflicts on documents (database, doc) where conflicts is not null;
 
--- In T order, with whose events they are, so that a client's own are found without reading the rest.
-drop index events_of_a_document;
-create index events_of_a_document on events (database, doc, stamp, region, position) include (client);
+-- A client's own events on a document, in T order: what its author had seen whatever his base says.
+create index events_of_a_client on events (database, doc, client, stamp, region, position);
 
 create table keyframes (
     database integer not null,

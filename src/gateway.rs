@@ -29,7 +29,7 @@ pub struct Gateway {
     pub random: Random,
     pub store: Arc<dyn Store>,
     pub lifecycle: Lifecycle,
-    planted: Planted,
+    pub planted: Planted,
     pub metrics: Metrics,
     pub relay: relay::Status,
     databases: RwLock<BTreeMap<DatabaseName, Arc<Database>>>,

@@ -340,6 +340,60 @@ fn run_world(regions: usize, steps: &[Step]) {
     world.check();
 }
 
+/// A region that only listens takes over the recorded journals, in runs and in an order of its own.
+fn follow_in_some_order(events: &[Event], mut draw: impl FnMut(usize) -> usize) -> Region1 {
+    let listener = Region1::new(0, "zz");
+    let mut journals: Vec<Vec<Event>> = Vec::new();
+    for event in events {
+        match journals.iter_mut().find(|journal| journal[0].region == event.region) {
+            Some(journal) => journal.push(event.clone()),
+            None => journals.push(vec![event.clone()]),
+        }
+    }
+    journals.iter_mut().for_each(|journal| journal.sort_by_key(|event| event.position));
+    while !journals.is_empty() {
+        let at = draw(journals.len());
+        let run = 1 + draw(4).min(journals[at].len() - 1);
+        let run: Vec<Event> = journals[at].drain(..run).collect();
+        assert!(!now(listener.parts.follow(&listener.queue, &run[0].region.clone(), run)).unwrap().gap);
+        journals.retain(|journal| !journal.is_empty());
+    }
+    listener
+}
+
+#[test]
+fn every_recorded_history_comes_out_the_same_in_several_orders_of_arrival() {
+    let mut state = 1u64;
+    for (line, history) in crate::project::fold::tests::histories().iter().enumerate() {
+        for order in 0..5 {
+            let draw = |below: usize| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) as usize % below
+            };
+            let data = follow_in_some_order(&history.events, draw).data();
+            for (doc, body, conflicts) in &history.documents {
+                let Some(document) = data.documents.get(doc) else {
+                    assert!(body.is_none() && conflicts.is_empty(), "line {} {doc}", line + 1);
+                    continue;
+                };
+                let body = body.clone().map(|body| Value::Object(body).canonical());
+                let ids: Vec<String> = document.conflicts.iter().map(Conflict::id).collect();
+                assert_eq!((document.body.as_deref(), &ids), (body.as_deref(), conflicts), "line {} {doc}, order {order}", line + 1);
+            }
+        }
+    }
+}
+
+/// Found by the property test: as many other increments stood between the ends of a run as it had members.
+#[test]
+fn the_members_of_a_run_are_not_just_any_increments_between_its_ends() {
+    let write = |at, client, place| Step::Write { at, client, atomic: false, ops: vec![(0, place, 2)], seen: Seen::Here };
+    let put = Step::Write { at: 1, client: 0, atomic: false, ops: vec![(0, 0, 3)], seen: Seen::Here };
+    let clear = Step::Write { at: 4, client: 0, atomic: false, ops: vec![(0, 1, 0)], seen: Seen::Here };
+    let steps = [write(1, 0, 7), write(2, 0, 6), put, write(4, 0, 6), write(3, 0, 6), write(1, 1, 6), clear, write(0, 0, 6)];
+    run_world(5, &steps);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 5000, max_shrink_iters: 4000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]

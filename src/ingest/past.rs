@@ -5,18 +5,26 @@ use crate::error::{Error, Result};
 use crate::id::{DocId, Region};
 use crate::journal::Event;
 use crate::json::Object;
-use crate::project::counts::{Places, Stuck};
+use crate::project::counts::{Hints, Mark, Member, RunKey, Stuck};
 use crate::project::document::{Past, View, Viewer, Wants};
 use crate::project::fold::OpKey;
 use crate::project::keyframe;
-use crate::project::op::Spot;
+use crate::project::op::{Latest, Op, Spot};
 use crate::project::{Conflict, Copied, Fold, Folding, Keyframe, Place};
 use crate::store::{Bound, Locked, Stretch};
 use std::collections::HashSet;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Events read at once.
 const PAGE: Bound = Bound { rows: if cfg!(test) { 3 } else { 2000 }, bytes: 4 << 20 };
+
+/// Clients whose places, and runs whose members are told; where more are asked for, folding without runs is cheaper.
+const PLACES_MAX: usize = 4;
+const RUNS_MAX: usize = 16;
+
+/// Events looked through for one run's members.
+const RUN_EVENTS_MAX: usize = 50_000;
 
 /// A reader of one document's past, for a commit in `region`.
 pub struct Reader<'a> {
@@ -44,8 +52,9 @@ fn first_changed(new: &[Event], copied: &[Copied]) -> Option<Place> {
 }
 
 /// Tries a fold until it gets through: with the places of clients it asks for, at last without runs.
+#[derive(Default)]
 struct Tries {
-    places: Places,
+    hints: Hints,
     unfolded: bool,
 }
 
@@ -56,9 +65,7 @@ impl Tries {
             None => Fold::default(),
             Some(keyframe) => keyframe.fold().map_err(Error::corrupt)?,
         };
-        for (client, places) in &self.places {
-            fold.tell(*client, places.clone());
-        }
+        fold.tell(&self.hints);
         Ok(fold)
     }
 }
@@ -66,21 +73,26 @@ impl Tries {
 impl Reader<'_> {
     /// Reads all that is wanted.
     pub async fn read(&mut self, wants: &Wants) -> Result<Past> {
-        let mut tries = Tries { places: Places::new(), unfolded: wants.unfolded };
-        for client in &wants.places {
-            tries.places.insert(*client, self.places(*client).await?);
+        let mut tries = Tries { unfolded: wants.unfolded, ..Tries::default() };
+        let places = wants.places.iter().map(|client| Stuck::Places(*client));
+        let stuck: Vec<Stuck> = places.chain(wants.runs.iter().cloned().map(Stuck::Run)).collect();
+        for stuck in stuck {
+            if !tries.unfolded {
+                self.help(&mut tries, Some(stuck)).await?;
+            }
         }
+        let known = if wants.views.is_empty() { Vec::new() } else { self.locked.keyframes(self.doc).await? };
         let copied = self.locked.copies(self.doc).await?;
         let mut past = Past::default();
-        if wants.state || wants.unfolded || !wants.places.is_empty() {
+        if wants.state || wants.unfolded || !wants.places.is_empty() || !wants.runs.is_empty() {
             let (fold, since) = self.state(&copied, &mut tries).await?;
             (past.state, past.since) = (Some(fold), since);
         }
         for viewer in &wants.views {
-            let view = self.view(viewer, &copied, &mut tries).await?;
+            let view = self.view(viewer, &known, &copied, &mut tries).await?;
             past.views.push((viewer.clone(), view));
         }
-        past.places = tries.places;
+        past.hints = tries.hints;
         Ok(past)
     }
 
@@ -103,14 +115,13 @@ impl Reader<'_> {
     }
 
     /// What an author at the end of this region's journal had seen.
-    async fn view(&mut self, viewer: &Viewer, copied: &[Copied], tries: &mut Tries) -> Result<View> {
+    async fn view(&mut self, viewer: &Viewer, known: &[(Place, Latest)], copied: &[Copied], tries: &mut Tries) -> Result<View> {
         let region = self.region.clone();
         let author = viewer.author(&region);
         loop {
             let mut keyframe = None;
             if !tries.unfolded {
                 // The last of which the author had seen everything; events before it need not be looked at.
-                let known = self.locked.keyframes(self.doc).await?;
                 if let Some((place, _)) = known.iter().find(|(_, latest)| latest.is_seen(&author)) {
                     let beyond = Place { position: place.position + 1, ..place.clone() };
                     keyframe = self.locked.keyframe(self.doc, Some(&beyond)).await?;
@@ -151,7 +162,7 @@ impl Reader<'_> {
         let mut new: Vec<Event> = new.to_vec();
         new.sort_by(|a, b| a.place().cmp(&b.place()));
         let stale = first_changed(&new, copied).ok_or_else(|| Error::corrupt("nothing to fold again"))?;
-        let mut tries = Tries { places: Places::new(), unfolded: false };
+        let mut tries = Tries::default();
         loop {
             let keyframe = if tries.unfolded { None } else { self.locked.keyframe(self.doc, Some(&stale)).await? };
             let mut after = keyframe.as_ref().map(|keyframe| keyframe.place.clone());
@@ -200,15 +211,39 @@ impl Reader<'_> {
 
     /// Reads what a fold was stuck for.
     async fn help(&mut self, tries: &mut Tries, stuck: Option<Stuck>) -> Result<()> {
+        let hints = &mut tries.hints;
         match stuck {
-            Some(Stuck::Places(client)) if !tries.places.contains_key(&client) => {
-                let places = self.places(client).await?;
-                tries.places.insert(client, places);
+            _ if tries.unfolded => return Err(Error::corrupt(format!("{} cannot be folded", self.doc))),
+            Some(Stuck::Places(client)) if hints.places.len() < PLACES_MAX && !hints.places.contains_key(&client) => {
+                hints.places.insert(client, self.places(client).await?);
             }
-            Some(_) if !tries.unfolded => tries.unfolded = true,
-            _ => return Err(Error::corrupt(format!("{} cannot be folded", self.doc))),
+            Some(Stuck::Run(run)) if hints.runs.len() < RUNS_MAX && !hints.runs.contains_key(&run) => match self.members(&run).await? {
+                Some(members) => drop(hints.runs.insert(run, members)),
+                None => tries.unfolded = true,
+            },
+            _ => tries.unfolded = true,
         }
         Ok(())
+    }
+
+    /// What a run was made of: the increments at its pointer from its first to its last, where all of those stood and are
+    /// in the journal already.
+    async fn members(&mut self, run: &RunKey) -> Result<Option<Vec<Member>>> {
+        let mut after = Some(Place { position: run.first.position - 1, ..run.first.clone() });
+        let (mut members, mut looked): (Vec<Member>, usize) = (Vec::new(), 0);
+        while looked < RUN_EVENTS_MAX {
+            let page = self.page(after.as_ref(), Some(run.last.stamp), None).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(Place::of(last));
+            looked += page.len();
+            for event in page.iter().filter(|event| Place::of(event) <= run.last) {
+                let by = event.effect.increment.iter().find(|(at, _)| *at == run.pointer);
+                members.extend(by.map(|(_, by)| (Arc::new(Op::of(event, &[])), *by)));
+            }
+        }
+        let mut mark = Mark::NONE;
+        members.iter().for_each(|(op, _)| mark.take(op));
+        Ok((mark == run.mark && members.len() as u64 == run.count).then_some(members))
     }
 
     /// The places of a client's events in the document.

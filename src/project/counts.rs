@@ -5,24 +5,62 @@
 //! made on, or all is exact. Else the answer is [`Stuck`], and whoever folds makes the state again from the journal.
 //! Pure tests make runs of two.
 
+use super::keyframe::Place;
 use super::leaf::plus;
 use super::op::{Author, Last, Op};
 use crate::id::{Position, Region};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use crate::journal::Pointer;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uuid::Uuid;
 
 /// What the state alone cannot tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stuck {
     /// Which places of the document are this client's.
     Places(Uuid),
     /// What a run was made of.
+    Run(RunKey),
+    /// All of it: the fold must be made without runs.
     Unfold,
 }
 
-/// Places of some clients in the document, where the state had to ask for them.
-pub type Places = HashMap<Uuid, Vec<(Region, Position)>>;
+/// Which run, by where it stands and what it spans.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RunKey {
+    pub pointer: Pointer,
+    pub first: Place,
+    pub last: Place,
+    pub count: u64,
+    pub mark: Mark,
+}
+
+/// Tells one list of places from another: FNV-1a over them, in T order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark(pub u64);
+
+impl Mark {
+    pub const NONE: Self = Self(0xcbf2_9ce4_8422_2325);
+
+    pub fn take(&mut self, op: &Op) {
+        let position = op.first.position.to_be_bytes();
+        for byte in op.first.region.as_str().bytes().chain(position) {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+/// An op's increment.
+pub type Member = (Arc<Op>, f64);
+
+/// What a state had to be told; handed in, never kept.
+#[derive(Clone, Debug, Default)]
+pub struct Hints {
+    /// Places of clients in the document.
+    pub places: BTreeMap<Uuid, Vec<(Region, Position)>>,
+    /// Members of runs.
+    pub runs: BTreeMap<RunKey, Vec<Member>>,
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Count {
@@ -37,11 +75,13 @@ pub struct Run {
     /// Who counted; `None`: too many to list.
     pub clients: Option<BTreeSet<Uuid>>,
     pub count: u64,
+    pub mark: Mark,
     /// The number before and after, added one by one.
     pub from: f64,
     pub to: f64,
     /// Sum and sum of sizes, where adding in any grouping gives the same bits.
     pub exact: Option<(f64, f64)>,
+    pub first: Arc<Op>,
     pub last: Arc<Op>,
 }
 
@@ -72,7 +112,7 @@ enum Share {
 impl Run {
     fn new(op: &Arc<Op>, from: f64) -> Self {
         let (spans, clients) = (BTreeMap::new(), Some(BTreeSet::new()));
-        Self { spans, clients, count: 0, from, to: from, exact: Some((0.0, 0.0)), last: op.clone() }
+        Self { spans, clients, count: 0, mark: Mark::NONE, from, to: from, exact: Some((0.0, 0.0)), first: op.clone(), last: op.clone() }
     }
 
     fn take(&mut self, op: &Arc<Op>, by: f64) {
@@ -88,6 +128,7 @@ impl Run {
             }
         }
         self.count += 1;
+        self.mark.take(op);
         self.to = plus(self.to, by);
         let exact = self.exact.map(|(sum, sizes)| (sum + by, sizes + by.abs()));
         self.exact = exact.filter(|(_, sizes)| is_exact(by, *sizes));
@@ -103,7 +144,11 @@ impl Run {
         self.spans.iter().all(seen)
     }
 
-    fn seen_by(&self, author: &Author<'_>, places: &Places) -> Result<Share, Stuck> {
+    fn key(&self, pointer: &Pointer) -> RunKey {
+        RunKey { pointer: pointer.clone(), first: self.first.t_place(), last: self.last.t_place(), count: self.count, mark: self.mark }
+    }
+
+    fn seen_by(&self, author: &Author<'_>, hints: &Hints) -> Result<Share, Stuck> {
         if self.all_seen(author) {
             return Ok(Share::All);
         }
@@ -113,7 +158,7 @@ impl Run {
         let inside = |(region, position): &(Region, Position)| {
             self.spans.get(region).is_some_and(|(first, last)| (*first..=last.position).contains(position))
         };
-        let own = match (&self.clients, places.get(&author.client)) {
+        let own = match (&self.clients, hints.places.get(&author.client)) {
             (Some(clients), _) => clients.contains(&author.client),
             (None, Some(places)) => places.iter().any(inside),
             (None, None) => return Err(Stuck::Places(author.client)),
@@ -153,19 +198,22 @@ impl Counts {
     }
 
     /// Takes away what the author had seen.
-    pub fn end(&mut self, author: &Author<'_>, places: &Places) -> Result<(), Stuck> {
+    pub fn end(&mut self, pointer: &Pointer, author: &Author<'_>, hints: &Hints) -> Result<(), Stuck> {
         let mut kept = Vec::with_capacity(self.0.len());
         for count in &self.0 {
-            let stays = match count {
-                Count::One(op, _) => !author.had_seen(op),
-                Count::Run(run) => match run.seen_by(author, places)? {
-                    Share::All => false,
-                    Share::None => true,
-                    Share::Some => return Err(Stuck::Unfold),
+            match count {
+                Count::One(op, _) if author.had_seen(op) => {}
+                Count::One(..) => kept.push(count.clone()),
+                Count::Run(run) => match run.seen_by(author, hints)? {
+                    Share::All => {}
+                    Share::None => kept.push(count.clone()),
+                    Share::Some => {
+                        let key = run.key(pointer);
+                        let Some(members) = hints.runs.get(&key) else { return Err(Stuck::Run(key)) };
+                        let left = members.iter().filter(|(op, _)| !author.had_seen(op));
+                        kept.extend(left.map(|(op, by)| Count::One(op.clone(), *by)));
+                    }
                 },
-            };
-            if stays {
-                kept.push(count.clone());
             }
         }
         self.0 = kept;
@@ -219,49 +267,62 @@ impl Counts {
         self.0.len() >= 2 * LOOSE && self.0[self.0.len() - 2 * LOOSE..].iter().all(|count| matches!(count, Count::One(..)))
     }
 
-    /// Makes a run of what has stood singly for long, on the number that is under it all. Nothing is done where that would
-    /// not be the same thing: where ops have copies (seen in one journal is seen in all), or the number is not finite.
-    pub fn compact(&mut self, base: f64, places: &mut Places) {
+    /// Makes runs of what stands singly in long stretches, on the numbers that are under them. Nothing is done where that
+    /// would not be the same thing: where ops have copies (seen in one journal is seen in all), or a number is not finite.
+    pub fn compact(&mut self, base: f64, hints: &mut Hints) {
         let loose = self.0.len().saturating_sub(LOOSE);
-        let plain = |count: &Count| matches!(count, Count::One(op, _) if op.copies.is_empty());
-        let from = self.0[..loose].iter().rposition(|count| !plain(count)).map_or(0, |at| at + 1);
-        if loose < from + LOOSE {
-            return;
-        }
-        let Ok((mut number, skipped)) = Self(self.0[..from].to_vec()).add_to(base) else { return };
-        if !skipped.is_empty() {
-            return;
-        }
-        // A run that is not full goes on.
-        let open = match self.0[..from].last() {
-            Some(Count::Run(run)) if run.count < RUN_COUNT_MAX && run.to.to_bits() == number.to_bits() => Some(run.clone()),
-            _ => None,
-        };
-        let start = from - usize::from(open.is_some());
-        let mut made: Vec<Run> = open.into_iter().collect();
-        for count in &self.0[from..loose] {
-            let Count::One(op, by) = count else { return };
-            if !(number + by).is_finite() {
-                return;
-            }
-            let mut run = match made.pop() {
-                Some(run) if run.count < RUN_COUNT_MAX => run,
-                full => {
-                    made.extend(full);
-                    Run::new(op, number)
+        let (mut made, mut stretch, mut number): (Vec<Count>, Vec<Member>, f64) = (Vec::new(), Vec::new(), base);
+        for (at, count) in self.0.iter().enumerate() {
+            match count {
+                Count::One(op, by) if at < loose && op.copies.is_empty() => stretch.push((op.clone(), *by)),
+                Count::One(_, by) => {
+                    let Some(before) = close(&mut made, std::mem::take(&mut stretch), number, hints) else { return };
+                    number = if (before + by).is_finite() { plus(before, *by) } else { before };
+                    made.push(count.clone());
                 }
-            };
-            run.take(op, *by);
-            number = run.to;
-            made.push(run);
-        }
-        for count in &self.0[from..loose] {
-            if let Count::One(op, _) = count
-                && let Some(places) = places.get_mut(&op.first.client)
-            {
-                places.push((op.first.region.clone(), op.first.position));
+                Count::Run(run) => {
+                    let before = close(&mut made, std::mem::take(&mut stretch), number, hints);
+                    let Some(Ok(after)) = before.map(|before| run.after(before)) else { return };
+                    number = after;
+                    made.push(count.clone());
+                }
             }
         }
-        self.0.splice(start..loose, made.into_iter().map(Count::Run));
+        if close(&mut made, stretch, number, hints).is_some() {
+            self.0 = made;
+        }
     }
+}
+
+/// Adds a stretch of single increments, as runs where it is long enough; the number after it. `None`: it leaves the
+/// finite numbers.
+fn close(made: &mut Vec<Count>, stretch: Vec<Member>, mut number: f64, hints: &mut Hints) -> Option<f64> {
+    let open = matches!(made.last(), Some(Count::Run(run)) if run.count < RUN_COUNT_MAX && run.to.to_bits() == number.to_bits());
+    let long = stretch.len() >= LOOSE || (open && !stretch.is_empty());
+    let mut run = if long && open { made.pop() } else { None };
+    for (op, by) in stretch {
+        if !(number + by).is_finite() {
+            return None;
+        }
+        if !long {
+            number = plus(number, by);
+            made.push(Count::One(op, by));
+            continue;
+        }
+        let mut taking = match run.take() {
+            Some(Count::Run(run)) if run.count < RUN_COUNT_MAX => run,
+            full => {
+                made.extend(full);
+                Run::new(&op, number)
+            }
+        };
+        if let Some(places) = hints.places.get_mut(&op.first.client) {
+            places.push((op.first.region.clone(), op.first.position));
+        }
+        taking.take(&op, by);
+        number = taking.to;
+        run = Some(Count::Run(taking));
+    }
+    made.extend(run);
+    Some(number)
 }

@@ -3,7 +3,7 @@
 use super::Digest;
 use super::body::{self, NotSimple};
 use super::conflict::Conflict;
-use super::counts::{Places, Stuck};
+use super::counts::{Hints, RunKey, Stuck};
 use super::fold::Fold;
 use super::keyframe::{self, Keyframe, Place};
 use super::op::{Author, Spot};
@@ -75,11 +75,13 @@ pub struct Wants {
     pub views: Vec<Viewer>,
     /// Clients whose places in the document must be told.
     pub places: BTreeSet<Uuid>,
+    /// Runs whose members must be told.
+    pub runs: BTreeSet<RunKey>,
 }
 
 impl Wants {
     pub fn is_empty(&self) -> bool {
-        !self.state && !self.unfolded && self.views.is_empty() && self.places.is_empty()
+        !self.state && !self.unfolded && self.views.is_empty() && self.places.is_empty() && self.runs.is_empty()
     }
 
     pub fn join(&mut self, other: &Self) {
@@ -91,6 +93,7 @@ impl Wants {
             }
         }
         self.places.extend(&other.places);
+        self.runs.extend(other.runs.iter().cloned());
     }
 }
 
@@ -101,7 +104,7 @@ pub struct Past {
     /// Events that the state took in after the keyframe it began with.
     pub since: u64,
     pub views: Vec<(Viewer, View)>,
-    pub places: Places,
+    pub hints: Hints,
 }
 
 /// A document while events are applied to it.
@@ -152,9 +155,9 @@ impl Folded {
         };
         let mut state = past.and_then(|past| past.state.clone());
         let mut views = past.map(|past| past.views.clone()).unwrap_or_default();
-        for (client, places) in past.iter().flat_map(|past| &past.places) {
+        if let Some(past) = past {
             let folds = state.iter_mut().chain(views.iter_mut().map(|(_, view)| &mut view.fold));
-            folds.for_each(|fold| fold.tell(*client, places.clone()));
+            folds.for_each(|fold| fold.tell(&past.hints));
         }
         Ok(Self {
             before: stored.cloned(),
@@ -285,6 +288,9 @@ impl Folded {
 
     /// An event that is last in T and no copy.
     fn step(&mut self, event: &Event) -> Result<(), Wanting> {
+        if !self.wants.places.is_empty() {
+            self.wants.places.insert(event.client); // likely to be asked for next: all in one pass
+        }
         let mut stuck = None;
         for (viewer, view) in &mut self.views {
             if viewer.author(&event.region).had_seen_at(&Spot::of(event)) {
@@ -320,6 +326,7 @@ impl Folded {
         match stuck {
             Stuck::Unfold => self.wants.unfolded = true,
             Stuck::Places(client) => drop(self.wants.places.insert(client)),
+            Stuck::Run(run) => drop(self.wants.runs.insert(run)),
         }
         Wanting
     }

@@ -6,7 +6,7 @@
 //! and is not shown is a conflict.
 
 use super::conflict::{Conflict, Reason};
-use super::counts::{Places, Stuck};
+use super::counts::{Hints, Stuck};
 use super::leaf::{Add, Form, Leaf, Rule, Set, is_empty_object};
 use super::op::{Author, Latest, Op, Spot};
 use crate::journal::{Effect, Event, Pointer};
@@ -26,8 +26,8 @@ pub struct Fold {
     pub(super) lost: Vec<Lost>,
     /// The last events that touched it.
     pub(super) latest: Latest,
-    /// Places of clients, where runs had to be told; handed in, never kept.
-    places: Places,
+    /// What runs had to be told; handed in, never kept.
+    hints: Hints,
     /// Nothing is made a run: for a whole fold after [`Stuck::Unfold`].
     unfolded: bool,
 }
@@ -79,14 +79,15 @@ impl Fold {
         self.unfolded = false;
         for leaf in self.leaves.values_mut() {
             if let Some(base) = leaf.base() {
-                leaf.counts.compact(base, &mut self.places);
+                leaf.counts.compact(base, &mut self.hints);
             }
         }
     }
 
-    /// Tells the places of a client in this document.
-    pub fn tell(&mut self, client: Uuid, places: Vec<(crate::id::Region, crate::id::Position)>) {
-        self.places.insert(client, places);
+    /// Tells what it was, or is likely to be, stuck for.
+    pub fn tell(&mut self, hints: &Hints) {
+        self.hints.places.extend(hints.places.clone());
+        self.hints.runs.extend(hints.runs.clone());
     }
 
     /// Applies an event that is last in T and no copy of one already folded. Stuck: the state is of no use any more.
@@ -171,14 +172,14 @@ impl Fold {
         }
         for (pointer, by) in &effect.increment {
             if self.gathers(op, pointer, Form::Number, &author)? {
-                let Self { leaves, places, unfolded, .. } = self;
+                let Self { leaves, hints, unfolded, .. } = self;
                 let leaf = leaves.entry(pointer.clone()).or_default();
                 leaf.counts.push(op.clone(), *by);
                 if !*unfolded
                     && leaf.counts.is_long()
                     && let Some(base) = leaf.base()
                 {
-                    leaf.counts.compact(base, places);
+                    leaf.counts.compact(base, hints);
                 }
             }
         }
@@ -284,11 +285,11 @@ impl Fold {
 
     /// Takes away the entries at a leaf that the author had seen.
     fn end(&mut self, pointer: &Pointer, author: &Author<'_>) -> Result<(), Stuck> {
-        let Self { leaves, places, .. } = self;
+        let Self { leaves, hints, .. } = self;
         if let Some(leaf) = leaves.get_mut(pointer) {
             leaf.sets.retain(|set| !author.had_seen(&set.op));
             leaf.adds.retain(|add| !author.had_seen(&add.op));
-            leaf.counts.end(author, places)?;
+            leaf.counts.end(pointer, author, hints)?;
             if leaf.is_empty() {
                 leaves.remove(pointer);
             }
@@ -348,4 +349,4 @@ fn place(body: &mut Object, pointer: &Pointer, value: Value) {
 
 #[cfg(test)]
 #[path = "fold_tests.rs"]
-mod tests;
+pub(crate) mod tests;

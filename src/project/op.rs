@@ -1,5 +1,6 @@
 //! Where ops stand, and what an author had seen of them.
 
+use super::keyframe::Place;
 use crate::clock::Stamp;
 use crate::id::{Position, Region};
 use crate::journal::Event;
@@ -34,6 +35,10 @@ impl Op {
         let first = Spot::of(event);
         let copies = spots.iter().filter(|spot| **spot != first).cloned().collect();
         Self { stamp: event.stamp, first, copies }
+    }
+
+    pub fn t_place(&self) -> Place {
+        Place { stamp: self.stamp, region: self.first.region.clone(), position: self.first.position }
     }
 
     /// The place in T.

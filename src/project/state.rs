@@ -1,7 +1,7 @@
 //! A fold's state as text, so that it can be kept (a keyframe) and gone on with.
 
 use super::conflict::Reason;
-use super::counts::{Count, Counts, Run};
+use super::counts::{Count, Counts, Mark, Run};
 use super::fold::{Fold, Lost};
 use super::leaf::{Add, Leaf, Rule, Set};
 use super::op::{Last, Latest, Op, Spot};
@@ -134,11 +134,13 @@ fn count_value(count: &Count) -> Value {
                 members.insert("clients", Value::Array(clients.iter().map(|client| Value::Text(client.to_string())).collect()));
             }
             members.insert("count", Value::Number(run.count as f64));
+            members.insert("mark", Value::Text(format!("{:x}", run.mark.0)));
             members.insert("from", Value::Number(run.from));
             members.insert("to", Value::Number(run.to));
             if let Some((sum, sizes)) = run.exact {
                 members.insert("exact", Value::Array(vec![Value::Number(sum), Value::Number(sizes)]));
             }
+            members.insert("first", op_value(&run.first));
             members.insert("last", op_value(&run.last));
             Value::Object(members)
         }
@@ -215,9 +217,11 @@ fn count(value: &Value) -> Option<Count> {
         spans: read,
         clients,
         count: members.get("count")?.as_u64()?,
+        mark: Mark(u64::from_str_radix(members.get("mark")?.as_str()?, 16).ok()?),
         from: members.get("from")?.as_number()?,
         to: members.get("to")?.as_number()?,
         exact,
+        first: op(members.get("first")?)?,
         last: op(members.get("last")?)?,
     }))
 }

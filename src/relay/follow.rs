@@ -9,6 +9,7 @@ use crate::gateway::{Database, Gate};
 use crate::id::{Position, Region};
 use crate::ingest::commit::Followed;
 use crate::journal::Event;
+use crate::planted;
 use crate::telemetry::ByPeer;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -72,9 +73,10 @@ impl Follower {
         if self.relay.gateway.relay.is_forked(&self.database.name, &self.region) {
             return;
         }
+        let forgets = self.relay.gateway.planted.has(planted::Fault::ForgetGap);
         let done = match work {
             Work::Run { last, .. } if last <= self.reached() => Ok(()),
-            Work::Run { first, payload, .. } if first <= self.reached() + 1 => self.run(&payload).await,
+            Work::Run { first, payload, .. } if first <= self.reached() + 1 || forgets => self.run(&payload).await,
             Work::Run { last, .. } => self.repair(last).await,
             Work::Claim { upto } if upto <= self.reached() && self.waiting.is_empty() => Ok(()),
             // What was claimed a heartbeat ago and has not come since will not come by itself.
@@ -111,6 +113,7 @@ impl Follower {
         self.waiting.extend(events.into_iter().filter(|event| event.position > reached));
         if let Some(first) = self.waiting.first()
             && first.position > self.have() + 1
+            && !self.relay.gateway.planted.has(planted::Fault::ForgetGap)
         {
             self.waiting.clear(); // somebody set this region's journal back: begin at what is here
             return Err(Error::new(Kind::Unavailable, "the run does not follow on what is here"));

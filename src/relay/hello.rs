@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::gateway::{Database, Gate};
 use crate::id::Region;
 use crate::store::Head;
+use crate::vector::Vector;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,8 +99,10 @@ async fn listen(relay: &Relay, awaited: &mut BTreeSet<Region>) -> Result<()> {
         gateway.relay.join(&all, &gateway.region);
         for held in &all {
             let database = gateway.create_database(&held.db).await?;
-            let (own, have) = (held.vector.get(&gateway.region), database.known().vector.get(&gateway.region));
-            if own > have {
+            let own = held.vector.get(&gateway.region);
+            let wanted = Vector::from_iter([(gateway.region.clone(), own)]);
+            // Asked of the store: another process of this region may have committed a moment ago.
+            if !gateway.covers(&database, &wanted, Duration::ZERO).await? {
                 database.shut(Gate::Behind(own));
             }
         }

@@ -124,6 +124,9 @@ impl Relay {
                     self.leased.send_if_modified(|now| !std::mem::take(now).is_empty());
                 }
             }
+            for database in self.gateway.databases().iter().filter(|database| !self.holds(database)) {
+                self.gateway.relay.hand_over(&database.name);
+            }
             // A database made just now is relayed at once, not at the next renewal.
             let renew = tokio::time::sleep(lease / 3);
             tokio::pin!(renew);

@@ -225,6 +225,12 @@ impl Status {
         }
     }
 
+    /// Another process relays a database now: what this one could not do for it is no fault any more.
+    pub fn hand_over(&self, db: &DatabaseName) {
+        let (sending, following) = (format!("sending {db}"), format!("journal {db}/"));
+        self.known().faults.retain(|about, _| *about != sending && !about.starts_with(&following));
+    }
+
     /// What operators said of regions.
     pub fn note(&self, notes: Vec<RegionNote>) {
         self.known().notes = notes.into_iter().map(|note| (note.region.clone(), note)).collect();

@@ -26,7 +26,7 @@ pub type Pace = dyn Fn() -> Result<Duration> + Send + Sync;
 
 pub struct Memory {
     inner: Mutex<Inner>,
-    pace: Box<Pace>,
+    pace: Arc<Pace>,
 }
 
 #[derive(Default)]
@@ -63,7 +63,7 @@ impl Default for Memory {
 
 impl Memory {
     pub fn new(pace: Box<Pace>) -> Self {
-        Self { inner: Mutex::default(), pace }
+        Self { inner: Mutex::default(), pace: pace.into() }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -210,8 +210,7 @@ impl Store for Memory {
             client: event.client,
         });
         let loaded = Loaded { head: data.head.clone(), known: known.collect(), documents: data.documents_of(docs) };
-        let time = [(self.pace)()?, (self.pace)()?];
-        Ok((Box::new(Held { database, _lock: held, time }), loaded))
+        Ok((Box::new(Held { database, _lock: held, pace: self.pace.clone() }), loaded))
     }
 
     async fn documents(&self, db: DatabaseId, docs: &[DocId]) -> Result<Vec<Document>> {
@@ -359,8 +358,7 @@ impl View for Still {
 struct Held {
     database: Arc<Database>,
     _lock: OwnedMutexGuard<()>,
-    /// How long the commit takes, and how long its reply.
-    time: [Duration; 2],
+    pace: Arc<Pace>,
 }
 
 #[async_trait]
@@ -405,11 +403,11 @@ impl Locked for Held {
     }
 
     async fn commit(self: Box<Self>, commit: &Commit) -> Result<()> {
-        let [before, after] = self.time;
-        wait(before).await;
+        wait((self.pace)()?).await;
         self.database.change(|data| data.write(commit));
-        // Dropped here, or later: it was kept, and whoever asked does not know.
-        wait(after).await;
+        // Away or dropped from here on: it was kept, and whoever asked does not know.
+        let reply = (self.pace)().map_err(|error| Error::because(Kind::Unknown, "committing; the reply was lost", error))?;
+        wait(reply).await;
         Ok(())
     }
 

@@ -187,8 +187,7 @@ async fn fold(
     loop {
         let (at, region, position) =
             after.as_ref().map_or((-1, "", 0), |place| (place.stamp.to_i64(), place.region.as_str(), place.position as i64));
-        let params: [&(dyn ToSql + Sync); 9] =
-            [&db, &doc.as_str(), &at, &region, &position, &i64::MAX, &None::<uuid::Uuid>, &PAGE, &PAGE_BYTES];
+        let params: [&(dyn ToSql + Sync); 8] = [&db, &doc.as_str(), &at, &region, &position, &i64::MAX, &PAGE, &PAGE_BYTES];
         let rows = client.query(&sql::past(), &params).await.map_err(fail)?;
         if rows.is_empty() {
             break;

@@ -79,14 +79,19 @@ pub const ACCEPT: &str = "insert into regions (region, accepted_until) values ($
 
 const EVENT_COLUMNS: &str = "region, position, stamp, id, doc, kind, client, actor, batch, batch_index, batch_count, atomic, seen, own, edited_at, rules, salt, content";
 
-/// Events of a document after a place in T, up to a stamp; of one client where `$7` names it.
+/// Events of a document after a place in T, up to a stamp.
 pub fn past() -> String {
-    let order = "stamp, region, position";
-    let page = format!(
-        "select * from events where database = $1 and doc = $2 and (stamp, region, position) > ($3, $4, $5) and stamp <= $6
-         and ($7::uuid is null or client = $7) order by {order} limit $8"
-    );
-    bounded(&page, order, "$9")
+    let page = "select * from events where database = $1 and doc = $2 and (stamp, region, position) > ($3, $4, $5) and stamp <= $6
+        order by stamp, region, position limit $7";
+    bounded(page, "stamp, region, position", "$8")
+}
+
+/// The same of one client.
+pub fn past_of_client() -> String {
+    let page = "select * from events
+        where database = $1 and doc = $2 and client = $9 and (stamp, region, position) > ($3, $4, $5) and stamp <= $6
+        order by stamp, region, position limit $7";
+    bounded(page, "stamp, region, position", "$8")
 }
 
 pub fn events_at() -> String {

@@ -129,9 +129,16 @@ impl Locked for Transaction {
         let (stamp, region, position) = after(stretch.after);
         let upto = stretch.upto.map_or(i64::MAX, Stamp::to_i64);
         let rows = bound.rows as i64;
-        let params: [&(dyn ToSql + Sync); 9] =
-            [&self.db, &stretch.doc.as_str(), &stamp, &region, &position, &upto, &stretch.client, &rows, &bound.bytes_sql()];
-        self.connection.rows("reading a document's past", &sql::past(), &params, sql::event).await
+        let (doc, bytes) = (stretch.doc.as_str(), bound.bytes_sql());
+        let params: [&(dyn ToSql + Sync); 8] = [&self.db, &doc, &stamp, &region, &position, &upto, &rows, &bytes];
+        let doing = "reading a document's past";
+        match &stretch.client {
+            None => self.connection.rows(doing, &sql::past(), &params, sql::event).await,
+            Some(client) => {
+                let params = [params.as_slice(), &[client]].concat();
+                self.connection.rows(doing, &sql::past_of_client(), &params, sql::event).await
+            }
+        }
     }
 
     async fn keyframe(&mut self, doc: &DocId, before: Option<&Place>) -> Result<Option<Keyframe>> {

@@ -18,3 +18,7 @@ mod relay;
 mod storage;
 mod tidy;
 mod writes;
+
+/// Whole worlds from seeds, in a time of their own.
+#[path = "../sim/mod.rs"]
+mod sim;

@@ -3,27 +3,22 @@
 //! `Net` is all of it, `Wire` one process' connection. What befalls a message is drawn by its sender, subject and number,
 //! not by the order of calls; and what lands in one millisecond lands in an order drawn with it.
 
+mod wire;
+
+pub use wire::Wire;
+
 use super::seed::Rng;
-use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tidegate::error::{Error, Kind, Result};
 use tidegate::id::Region;
-use tidegate::relay::network::{Message, NOBODY, Network, Subscription};
+use tidegate::relay::network::{Message, NOBODY};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep, sleep_until};
-
-/// Messages a subscription holds; more are dropped.
-const SUBSCRIPTION_MESSAGES: usize = 64;
+use tokio::time::{Instant, sleep_until};
 
 /// Messages a stream keeps.
 const KEPT_MESSAGES: usize = 40;
-
-/// The side of a partition on which the streams are.
-const STREAMS_SIDE: u8 = 0;
 
 /// How a region is connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,7 +115,7 @@ impl Net {
     pub async fn carry(self: Arc<Self>) {
         loop {
             let sooner = self.sooner.notified();
-            let next = self.inner().flying.first_key_value().map(|((due, _), _)| *due);
+            let next = self.inner().next();
             match next {
                 None => sooner.await,
                 Some(due) => tokio::select! {
@@ -218,18 +213,22 @@ impl Net {
         let now = self.now();
         let mut inner = self.inner();
         let Some(region) = inner.wires.get(&wire).cloned() else { return };
-        let first = |inner: &Inner| inner.flying.first_key_value().map(|((due, _), _)| *due);
-        let before = first(&inner);
+        let before = inner.next();
         inner.post(now, &region, message, rng);
-        let after = first(&inner);
+        let sooner = inner.next() != before;
         drop(inner);
-        if after != before {
+        if sooner {
             self.sooner.notify_one();
         }
     }
 }
 
 impl Inner {
+    /// When something lands.
+    fn next(&self) -> Option<u64> {
+        self.flying.first_key_value().map(|((due, _), _)| *due)
+    }
+
     fn deliver(&mut self, flight: Flight) {
         let Some(to) = self.subscriptions.get(&flight.to) else { return };
         let (here, there) = (&self.places[&flight.from], &self.places[&to.region]);
@@ -272,7 +271,7 @@ impl Inner {
             }
             match &to.group {
                 None => targets.push(*id),
-                Some(group) => groups.entry((group, &to.subject)).or_default().push(*id),
+                Some(group) => groups.entry((group.as_str(), to.subject.as_str())).or_default().push(*id),
             }
         }
         targets.extend(groups.values().map(|members| *rng.pick(members)));
@@ -311,136 +310,5 @@ fn matches(pattern: &str, subject: &str) -> bool {
             (Some(wanted), Some(part)) if wanted == "*" || wanted == part => {}
             _ => return false,
         }
-    }
-}
-
-/// One process' connection.
-pub struct Wire {
-    pub id: usize,
-    net: Arc<Net>,
-    inboxes: AtomicU64,
-}
-
-impl Wire {
-    pub fn join(net: &Arc<Net>, region: &Region) -> Self {
-        let mut inner = net.inner();
-        inner.joined += 1;
-        let id = inner.joined;
-        inner.wires.insert(id, region.clone());
-        drop(inner);
-        Self { id, net: net.clone(), inboxes: AtomicU64::new(0) }
-    }
-
-    /// Looks at how this process' region is connected; `None` once the process is gone.
-    fn at<T>(&self, look: impl FnOnce(&Place) -> T) -> Option<T> {
-        let inner = self.net.inner();
-        let region = inner.wires.get(&self.id)?;
-        inner.places.get(region).map(look)
-    }
-
-    /// Waits while the connection is frozen, and fails without one.
-    async fn pass(&self) -> Result<()> {
-        loop {
-            let changed = self.net.changed.notified();
-            match self.at(|place| place.link) {
-                Some(Link::Up) => return Ok(()),
-                Some(Link::Away) => return Err(away("NATS is away")),
-                Some(Link::Frozen) => changed.await,
-                None => return Err(away("this process is gone")),
-            }
-        }
-    }
-
-    async fn round_trip(&self) -> Result<()> {
-        self.pass().await?;
-        sleep(self.net.trip(self.id)).await;
-        self.pass().await
-    }
-
-    async fn reach_streams(&self) -> Result<()> {
-        self.round_trip().await?;
-        if self.at(|place| place.side) == Some(STREAMS_SIDE) { Ok(()) } else { Err(away("the streams are on the other side")) }
-    }
-}
-
-fn away(what: &str) -> Error {
-    Error::new(Kind::Unavailable, what)
-}
-
-#[async_trait]
-impl Network for Wire {
-    async fn publish(&self, message: Message) -> Result<()> {
-        self.pass().await?;
-        let mut rng = self.net.fate(self.id, &message.subject);
-        self.net.post(self.id, message, &mut rng);
-        Ok(())
-    }
-
-    async fn flush(&self) -> Result<()> {
-        self.round_trip().await
-    }
-
-    fn generation(&self) -> u64 {
-        self.at(|place| place.connections).unwrap_or_default()
-    }
-
-    /// Never waits: a client remembers what it listens for, and tells the servers once there are any.
-    async fn subscribe(&self, subject: &str, group: Option<&str>) -> Result<Subscription> {
-        let mut inner = self.net.inner();
-        let region = inner.wires.get(&self.id).cloned().ok_or_else(|| away("this process is gone"))?;
-        inner.subscriptions.retain(|_, subscribed| !subscribed.inbox.is_closed());
-        inner.subscribed += 1;
-        let (id, (inbox, subscription)) = (inner.subscribed, mpsc::channel(SUBSCRIPTION_MESSAGES));
-        let subscribed = Subscribed { wire: self.id, region, subject: subject.into(), group: group.map(str::to_owned), inbox };
-        inner.subscriptions.insert(id, subscribed);
-        Ok(subscription)
-    }
-
-    fn inbox(&self) -> String {
-        format!("_INBOX.{}.{}", self.id, self.inboxes.fetch_add(1, Ordering::Relaxed))
-    }
-
-    fn is_connected(&self) -> bool {
-        self.at(|place| place.link) == Some(Link::Up)
-    }
-
-    /// Kept, and told to whoever listens, though the answer may be lost.
-    async fn keep(&self, stream: &str, message: Message) -> Result<()> {
-        self.reach_streams().await?;
-        let mut rng = self.net.fate(self.id, &message.subject);
-        let lost = self.net.inner().weather.lost;
-        if rng.below(4000) < lost {
-            return Err(Error::new(Kind::Internal, "the stream refuses"));
-        }
-        self.net.inner().keep(stream, &message);
-        self.net.post(self.id, message, &mut rng);
-        self.round_trip().await?;
-        if rng.below(1000) < lost { Err(away("the stream's answer was lost")) } else { Ok(()) }
-    }
-
-    async fn kept_subjects(&self, stream: &str) -> Result<Vec<String>> {
-        self.reach_streams().await?;
-        let subjects: BTreeSet<String> = self.net.inner().kept(stream).map(|(_, message)| message.subject.clone()).collect();
-        Ok(subjects.into_iter().collect())
-    }
-
-    async fn streams(&self, prefix: &str) -> Result<Vec<String>> {
-        self.reach_streams().await?;
-        let names: Vec<String> = self.net.inner().streams.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
-        Ok(names)
-    }
-
-    async fn kept_last(&self, stream: &str, subject: &str) -> Result<Option<(u64, Message)>> {
-        self.reach_streams().await?;
-        let inner = self.net.inner();
-        let last = inner.kept(stream).rev().find(|(_, message)| message.subject == subject);
-        Ok(last.map(|(sequence, message)| (sequence, message.clone())))
-    }
-
-    async fn kept_next(&self, stream: &str, subject: &str, sequence: u64) -> Result<Option<(u64, Message)>> {
-        self.reach_streams().await?;
-        let inner = self.net.inner();
-        let next = inner.kept(stream).find(|(at, message)| *at >= sequence && message.subject == subject);
-        Ok(next.map(|(sequence, message)| (sequence, message.clone())))
     }
 }
