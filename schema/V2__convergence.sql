@@ -1,6 +1,8 @@
 -- What makes a long past cheap and conflicts easy to list; which regions are known. Released files never change.
 
 alter table documents add column keyframe_in bigint not null default 256;
+-- A gateway built before keyframes would not remove those that its commits invalidate: it must not write any more.
+alter table documents alter column keyframe_in drop default;
 comment on column documents.keyframe_in is 'Events of this document until its next keyframe is due.';
 comment on column documents.conflicts is 'Its conflicts, sorted by id: [{"id","rule","shown"}]; null: none.';
 -- Earlier rows hold bare ids, from which nothing is shown: the fold that makes them again is `tidegate rebuild documents`.
@@ -61,7 +63,7 @@ create table regions (
     retired_at     timestamptz,
     accepted_until bigint not null default 0
 );
-comment on table regions is 'What an operator said of a region.';
+comment on table regions is 'Other regions that were heard of, and what an operator said of them.';
 comment on column regions.region is 'Which region.';
 comment on column regions.retired_at is 'It is gone for good: its silence raises no alarm. Events of its that turn up are still applied.';
 comment on column regions.accepted_until is 'Stamps up to here are taken from it, however far ahead.';

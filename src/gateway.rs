@@ -79,6 +79,15 @@ impl Database {
         });
     }
 
+    /// Takes writes again: nobody who is left holds more of its journal.
+    pub fn reopen(&self) {
+        self.gate.send_modify(|now| {
+            if matches!(now, Gate::Behind(_)) {
+                *now = Gate::Open;
+            }
+        });
+    }
+
     /// Takes writes again once its journal is here up to where others hold it. Whether it is open now.
     pub fn open_at(&self, have: Position) -> bool {
         self.gate.send_modify(|now| {
@@ -202,7 +211,7 @@ impl Gateway {
 
     /// Appends a batch, where this region may write at all; the answer comes after the commit.
     pub async fn append(&self, database: &Database, batch: Checked) -> Result<Outcome> {
-        let standing = self.relay.standing();
+        let standing = self.relay.standing(self.clock.now());
         if standing.refuses(self.config.clock.ahead_ms_max) {
             let doing = format!(
                 "this gateway's clock is {} ms ahead of the median of {} regions' clocks; it takes no writes before it is set right",

@@ -34,7 +34,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).build();
     let http = http.map_err(|error| Error::because(Kind::Internal, "making an HTTP client", error))?;
     let away = |error| Error::because(Kind::Unavailable, format!("reaching {}; is a gateway running there?", arguments.url), error);
-    let answer = http.post(url).send().await.map_err(away)?;
+    let answer = http.post(url).header("content-type", "application/json").send().await.map_err(away)?;
     let done = answer.status().is_success();
     let text = answer.text().await.map_err(away)?;
     if !done {

@@ -370,7 +370,7 @@ impl Parts {
         let now = self.clock.now();
         let mut wanted: BTreeMap<DocId, Wants> = BTreeMap::new();
         let mut pasts: HashMap<DocId, Past> = HashMap::new();
-        for _ in 0..PASSES_MAX {
+        for pass in 0..PASSES_MAX {
             let mut work = Work::open(loaded, &pasts, docs.iter(), self.planted)?;
             let outcome = decide(&mut work, now);
             let wants = work.wants();
@@ -384,7 +384,9 @@ impl Parts {
             for (doc, wants) in wants {
                 let all = wanted.entry(doc.clone()).or_default();
                 all.join(&wants);
-                let mut reader = Reader { locked: &mut **locked, doc: &doc, region: &self.region };
+                // Runs are looked into one by one; where that takes long, the document is folded without any.
+                all.unfolded |= pass >= PASSES_WITH_RUNS;
+                let mut reader = Reader { locked: &mut **locked, doc: &doc, region: &self.region, pending: &[] };
                 pasts.insert(doc.clone(), reader.read(all).await?);
             }
         }
@@ -402,8 +404,8 @@ impl Parts {
                 copied.push(copy.clone());
             }
         }
-        let mut reader = Reader { locked, doc: &after.doc, region: &self.region };
-        let done = reader.refold(&new, &copied).await?;
+        let mut reader = Reader { locked, doc: &after.doc, region: &self.region, pending: &new };
+        let done = reader.refold(&copied).await?;
         commit.stale.push((after.doc.clone(), done.stale));
         commit.keyframes.extend(done.keyframes.into_iter().map(|keyframe| (after.doc.clone(), keyframe)));
         let body = done.body.map(|body| Value::Object(body).canonical().into());
@@ -414,7 +416,8 @@ impl Parts {
 
 /// Passes of one decision: what it wants is read after the first, what that turns out to want after the second; a few
 /// more where runs must be looked into.
-const PASSES_MAX: usize = 12;
+const PASSES_WITH_RUNS: usize = 5;
+const PASSES_MAX: usize = 10;
 
 /// Tells waiters of a head, unless a later one is known already: heads read and heads committed may cross.
 pub fn advance(known: &watch::Sender<Head>, head: &Head) {

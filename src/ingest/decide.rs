@@ -228,8 +228,17 @@ impl Work {
         let own = session.filter(|session| !seen.covers(session)).cloned().unwrap_or_default();
         let view = if self.head.vector.covers(&seen) && self.head.vector.covers(&own) {
             let viewer = Viewer { seen: seen.clone(), own: own.clone(), client: op.client };
-            let (body, deleted) = folded.seen_by(&viewer, context.region)?;
-            View::Known { body, deleted }
+            if folded.is_view_too_many(&viewer, VIEWS_MAX) {
+                let detail =
+                    format!("one commit looks at a document as at most {VIEWS_MAX} different authors had seen it; send fewer at once");
+                return rejected(Problem::new(ProblemKind::TooMany, detail).at("/base").over(VIEWS_MAX as u64, VIEWS_MAX as u64 + 1));
+            }
+            if effect::needs_body(&op.action, definition.is_some()) {
+                let (body, deleted) = folded.seen_by(&viewer, context.region)?;
+                View::Known { body, deleted }
+            } else {
+                View::Known { body: None, deleted: folded.seen_deleted_by(&viewer, context.region)? }
+            }
         } else {
             View::Unknown
         };
@@ -312,13 +321,13 @@ impl Work {
             return Ok(Some(Verdict::Rejected { id: Some(op.id.to_string()), problem }));
         };
         let folded = self.documents.get_mut(&op.doc).ok_or(Wanting)?;
-        Ok(Some(Verdict::Duplicate {
-            id: op.id,
-            region: first.region.clone(),
-            position: first.position,
-            version: folded.version().clone(),
-            unseen: folded.holds_unseen(&first.seen, first.client)?,
-        }))
+        // Of a large batch that comes again each document would have to be read; it is safe to let its author read again.
+        let unseen = match self.known.len() > KNOWN_EXACT_MAX {
+            true => !first.seen.covers(folded.version()),
+            false => folded.holds_unseen(&first.seen, first.client)?,
+        };
+        let (region, position) = (first.region.clone(), first.position);
+        Ok(Some(Verdict::Duplicate { id: op.id, region, position, version: folded.version().clone(), unseen }))
     }
 
     /// Takes back what an atomic batch did; its verdicts become what they are without it.
@@ -356,6 +365,12 @@ impl Work {
         }
     }
 }
+
+/// Views of one document that one commit makes, each a fold of its own.
+const VIEWS_MAX: usize = 256;
+
+/// Known ops for which it is told exactly whether their documents hold something unseen.
+const KNOWN_EXACT_MAX: usize = 200;
 
 /// What an atomic batch may have to give back.
 struct Undo {

@@ -18,6 +18,15 @@ pub enum View {
     Known { body: Option<Object>, deleted: bool },
 }
 
+/// Whether what an op means depends on the body its author had seen, and not only on whether that was deleted.
+pub fn needs_body(action: &Action, defined: bool) -> bool {
+    match action {
+        Action::Put(_) => true,
+        Action::Patch(value) => defined || !leaves(value).iter().any(|(_, leaf)| **leaf != Value::Null),
+        _ => false,
+    }
+}
+
 /// Decides the effect of an op. Under a definition, sets of counters and sets become what was meant by them, as far as
 /// that fits the document as it is here.
 pub fn decide(action: Action, view: &View, definition: Option<&Definition>, here: Option<&Object>) -> Effect {

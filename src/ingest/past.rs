@@ -5,15 +5,14 @@ use crate::error::{Error, Result};
 use crate::id::{DocId, Region};
 use crate::journal::Event;
 use crate::json::Object;
-use crate::project::counts::{Hints, Mark, Member, RunKey, Stuck};
+use crate::project::counts::{Hints, RunKey, Stuck};
 use crate::project::document::{Past, View, Viewer, Wants};
 use crate::project::fold::OpKey;
 use crate::project::keyframe;
-use crate::project::op::{Latest, Op, Spot};
+use crate::project::op::{Latest, Spot};
 use crate::project::{Conflict, Copied, Fold, Folding, Keyframe, Place};
 use crate::store::{Bound, Locked, Stretch};
 use std::collections::HashSet;
-use std::sync::Arc;
 use uuid::Uuid;
 
 /// Events read at once.
@@ -31,6 +30,8 @@ pub struct Reader<'a> {
     pub locked: &'a mut dyn Locked,
     pub doc: &'a DocId,
     pub region: &'a Region,
+    /// Events of this commit that are folded but not in the store yet.
+    pub pending: &'a [Event],
 }
 
 /// A document that was folded again.
@@ -51,15 +52,16 @@ fn first_changed(new: &[Event], copied: &[Copied]) -> Option<Place> {
     new.iter().map(Place::of).chain(copies).min()
 }
 
-/// Tries a fold until it gets through: with the places of clients it asks for, at last without runs.
+/// How folds are begun.
 #[derive(Default)]
-struct Tries {
+struct Begin {
     hints: Hints,
+    /// Without runs of increments, from the first event on.
     unfolded: bool,
 }
 
-impl Tries {
-    fn begin(&self, keyframe: Option<&Keyframe>) -> Result<Fold> {
+impl Begin {
+    fn fold(&self, keyframe: Option<&Keyframe>) -> Result<Fold> {
         let mut fold = match keyframe {
             _ if self.unfolded => Fold::unfolded(),
             None => Fold::default(),
@@ -68,74 +70,85 @@ impl Tries {
         fold.tell(&self.hints);
         Ok(fold)
     }
+
+    /// Runs do not tell what is asked of them: once more without, or never.
+    fn again(&mut self, doc: &DocId) -> Result<()> {
+        if self.unfolded {
+            return Err(Error::corrupt(format!("{doc} cannot be folded")));
+        }
+        self.unfolded = true;
+        Ok(())
+    }
 }
 
 impl Reader<'_> {
     /// Reads all that is wanted.
     pub async fn read(&mut self, wants: &Wants) -> Result<Past> {
-        let mut tries = Tries { unfolded: wants.unfolded, ..Tries::default() };
+        let mut begin = Begin { unfolded: wants.unfolded, ..Begin::default() };
         let places = wants.places.iter().map(|client| Stuck::Places(*client));
         let stuck: Vec<Stuck> = places.chain(wants.runs.iter().cloned().map(Stuck::Run)).collect();
         for stuck in stuck {
-            if !tries.unfolded {
-                self.help(&mut tries, Some(stuck)).await?;
-            }
+            let room = begin.hints.places.len() < PLACES_MAX && begin.hints.runs.len() < RUNS_MAX;
+            begin.unfolded |= !room || !self.hint(stuck, &mut begin.hints).await?;
         }
         let known = if wants.views.is_empty() { Vec::new() } else { self.locked.keyframes(self.doc).await? };
         let copied = self.locked.copies(self.doc).await?;
         let mut past = Past::default();
-        if wants.state || wants.unfolded || !wants.places.is_empty() || !wants.runs.is_empty() {
-            let (fold, since) = self.state(&copied, &mut tries).await?;
+        if wants.state || begin.unfolded || !wants.places.is_empty() || !wants.runs.is_empty() {
+            let (fold, since) = self.state(&copied, &mut begin).await?;
             (past.state, past.since) = (Some(fold), since);
         }
         for viewer in &wants.views {
-            let view = self.view(viewer, &known, &copied, &mut tries).await?;
+            let view = self.view(viewer, &known, &copied, &mut begin).await?;
             past.views.push((viewer.clone(), view));
         }
-        past.hints = tries.hints;
+        past.hints = begin.hints;
         Ok(past)
     }
 
     /// The state after the last event, and the events it took in after its keyframe.
-    async fn state(&mut self, copied: &[Copied], tries: &mut Tries) -> Result<(Fold, u64)> {
-        loop {
-            let keyframe = if tries.unfolded { None } else { self.locked.keyframe(self.doc, None).await? };
+    async fn state(&mut self, copied: &[Copied], begin: &mut Begin) -> Result<(Fold, u64)> {
+        'again: loop {
+            let keyframe = if begin.unfolded { None } else { self.locked.keyframe(self.doc, None).await? };
             let mut after = keyframe.as_ref().map(|keyframe| keyframe.place.clone());
-            let mut folding = Folding::new(tries.begin(keyframe.as_ref())?, copied, after.as_ref());
-            let (mut since, mut stuck) = (0, None);
-            while stuck.is_none() {
+            let mut folding = Folding::new(begin.fold(keyframe.as_ref())?, copied, after.as_ref());
+            let mut since = 0;
+            loop {
                 let page = self.page(after.as_ref(), None, None).await?;
                 let Some(last) = page.last() else { return Ok((folding.fold, since)) };
                 after = Some(Place::of(last));
                 since += page.len() as u64;
-                stuck = page.iter().find_map(|event| folding.take(event).err());
+                for event in &page {
+                    if !self.take(&mut folding, event).await? {
+                        begin.again(self.doc)?;
+                        continue 'again;
+                    }
+                }
             }
-            self.help(tries, stuck).await?;
         }
     }
 
     /// What an author at the end of this region's journal had seen.
-    async fn view(&mut self, viewer: &Viewer, known: &[(Place, Latest)], copied: &[Copied], tries: &mut Tries) -> Result<View> {
+    async fn view(&mut self, viewer: &Viewer, known: &[(Place, Latest)], copied: &[Copied], begin: &mut Begin) -> Result<View> {
         let region = self.region.clone();
         let author = viewer.author(&region);
-        loop {
+        'again: loop {
             let mut keyframe = None;
-            if !tries.unfolded {
-                // The last of which the author had seen everything; events before it need not be looked at.
-                if let Some((place, _)) = known.iter().find(|(_, latest)| latest.is_seen(&author)) {
-                    let beyond = Place { position: place.position + 1, ..place.clone() };
-                    keyframe = self.locked.keyframe(self.doc, Some(&beyond)).await?;
-                }
+            // The last of which the author had seen everything; events before it need not be looked at.
+            let last = known.iter().find(|(_, latest)| !begin.unfolded && latest.is_seen(&author));
+            if let Some((place, _)) = last {
+                let beyond = Place { position: place.position + 1, ..place.clone() };
+                keyframe = self.locked.keyframe(self.doc, Some(&beyond)).await?;
             }
-            let from = keyframe.as_ref().map(|keyframe| keyframe.place.clone());
+            let mut after = keyframe.as_ref().map(|keyframe| keyframe.place.clone());
             let mut any = keyframe.is_some();
-            let mut folding = Folding::new(tries.begin(keyframe.as_ref())?, copied, from.as_ref());
-            // Nothing that `seen` covers is stamped later than its ends; after that only the author's own is.
-            let ends = self.locked.latest_stamp(&viewer.seen).await?;
-            let turns = if copied.is_empty() { vec![(Some(ends), None), (None, Some(viewer.client))] } else { vec![(None, None)] };
-            let (mut after, mut stuck) = (from, None);
-            for (upto, client) in turns {
-                while stuck.is_none() {
+            let mut folding = Folding::new(begin.fold(keyframe.as_ref())?, copied, after.as_ref());
+            // Nothing that `seen` covers is stamped later than its ends, and nothing that was seen by a copy later than the
+            // last of those; after that only the author's own is.
+            let copies_end = copied.iter().map(|copy| copy.stamp).max().unwrap_or_default();
+            let ends = self.locked.latest_stamp(&viewer.seen).await?.max(copies_end);
+            for (upto, client) in [(Some(ends), None), (None, Some(viewer.client))] {
+                loop {
                     let page = self.page(after.as_ref(), upto, client).await?;
                     let Some(last) = page.last() else { break };
                     after = Some(Place::of(last));
@@ -143,33 +156,31 @@ impl Reader<'_> {
                         let copies = folding.copies.get(&(event.id, event.sent));
                         let seen = author.had_seen_at(&Spot::of(event))
                             || copies.is_some_and(|spots| spots.iter().any(|spot| author.had_seen_at(spot)));
-                        if seen {
-                            any = true;
-                            stuck = stuck.or(folding.take(event).err());
+                        any |= seen;
+                        if seen && !self.take(&mut folding, event).await? {
+                            begin.again(self.doc)?;
+                            continue 'again;
                         }
                     }
                 }
             }
-            match stuck {
-                None => return Ok(View { fold: folding.fold, any }),
-                stuck => self.help(tries, stuck).await?,
-            }
+            return Ok(View { fold: folding.fold, any });
         }
     }
 
-    /// Folds the document again, with new events in their places; `copied` names all places of ops that have copies.
-    pub async fn refold(&mut self, new: &[Event], copied: &[Copied]) -> Result<Refolded> {
-        let mut new: Vec<Event> = new.to_vec();
+    /// Folds the document again, with the pending events in their places; `copied` names all places of ops that have copies.
+    pub async fn refold(&mut self, copied: &[Copied]) -> Result<Refolded> {
+        let mut new: Vec<Event> = self.pending.to_vec();
         new.sort_by(|a, b| a.place().cmp(&b.place()));
         let stale = first_changed(&new, copied).ok_or_else(|| Error::corrupt("nothing to fold again"))?;
-        let mut tries = Tries::default();
-        loop {
-            let keyframe = if tries.unfolded { None } else { self.locked.keyframe(self.doc, Some(&stale)).await? };
+        let mut begin = Begin::default();
+        'again: loop {
+            let keyframe = if begin.unfolded { None } else { self.locked.keyframe(self.doc, Some(&stale)).await? };
             let mut after = keyframe.as_ref().map(|keyframe| keyframe.place.clone());
-            let mut folding = Folding::new(tries.begin(keyframe.as_ref())?, copied, after.as_ref());
+            let mut folding = Folding::new(begin.fold(keyframe.as_ref())?, copied, after.as_ref());
             let (mut keyframes, mut since, mut due) = (Vec::new(), 0, keyframe::EVENTS);
-            let (mut waiting, mut stuck, mut more) = (new.iter().peekable(), None, true);
-            while more && stuck.is_none() {
+            let (mut waiting, mut more) = (new.iter().peekable(), true);
+            while more {
                 let page = self.page(after.as_ref(), None, None).await?;
                 more = !page.is_empty();
                 after = page.last().map(Place::of).or(after);
@@ -182,9 +193,9 @@ impl Reader<'_> {
                         _ => stored.next(),
                     };
                     let Some(event) = next else { break };
-                    stuck = folding.take(event).err();
-                    if stuck.is_some() {
-                        break;
+                    if !self.take(&mut folding, event).await? {
+                        begin.again(self.doc)?;
+                        continue 'again;
                     }
                     since += 1;
                     due -= 1;
@@ -192,58 +203,60 @@ impl Reader<'_> {
                         let (kept, next) = keyframe::consider(folding.fold.clone(), Place::of(event), since, due);
                         due = next;
                         if let Some(kept) = kept {
-                            keyframes.push(kept);
+                            keyframe::keep(&mut keyframes, kept);
                             since = 0;
                         }
                     }
                 }
             }
-            let shown = match stuck {
-                None => folding.fold.body().and_then(|body| Ok((body, folding.fold.conflicts()?))),
-                Some(stuck) => Err(stuck),
-            };
-            match shown {
+            match folding.fold.body().and_then(|body| Ok((body, folding.fold.conflicts()?))) {
                 Ok((body, conflicts)) => return Ok(Refolded { body, conflicts, keyframes, keyframe_in: due, stale }),
-                Err(stuck) => self.help(&mut tries, Some(stuck)).await?,
+                Err(_) => begin.again(self.doc)?,
             }
         }
     }
 
-    /// Reads what a fold was stuck for.
-    async fn help(&mut self, tries: &mut Tries, stuck: Option<Stuck>) -> Result<()> {
-        let hints = &mut tries.hints;
+    /// Takes an event, reading what its runs cannot tell. `false`: they cannot be told.
+    async fn take(&mut self, folding: &mut Folding, event: &Event) -> Result<bool> {
+        let mut hints = Hints::default();
+        while let Err(stuck) = folding.take(event) {
+            if !self.hint(stuck, &mut hints).await? {
+                return Ok(false);
+            }
+            folding.fold.tell(&hints);
+        }
+        if !hints.is_empty() {
+            folding.fold.forget();
+        }
+        Ok(true)
+    }
+
+    /// Reads what a fold is stuck for; whether that could be had, and was not told before.
+    async fn hint(&mut self, stuck: Stuck, hints: &mut Hints) -> Result<bool> {
         match stuck {
-            _ if tries.unfolded => return Err(Error::corrupt(format!("{} cannot be folded", self.doc))),
-            Some(Stuck::Places(client)) if hints.places.len() < PLACES_MAX && !hints.places.contains_key(&client) => {
+            Stuck::Places(client) if !hints.places.contains_key(&client) => {
                 hints.places.insert(client, self.places(client).await?);
             }
-            Some(Stuck::Run(run)) if hints.runs.len() < RUNS_MAX && !hints.runs.contains_key(&run) => match self.members(&run).await? {
-                Some(members) => drop(hints.runs.insert(run, members)),
-                None => tries.unfolded = true,
-            },
-            _ => tries.unfolded = true,
+            Stuck::Run(run) if !hints.runs.contains_key(&run) => {
+                let Some(members) = run.members(self.stretch(&run).await?.iter()) else { return Ok(false) };
+                hints.runs.insert(run, members);
+            }
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// What a run was made of: the increments at its pointer from its first to its last, where all of those stood and are
-    /// in the journal already.
-    async fn members(&mut self, run: &RunKey) -> Result<Option<Vec<Member>>> {
+    /// The events from a run's first to its last.
+    async fn stretch(&mut self, run: &RunKey) -> Result<Vec<Event>> {
         let mut after = Some(Place { position: run.first.position - 1, ..run.first.clone() });
-        let (mut members, mut looked): (Vec<Member>, usize) = (Vec::new(), 0);
-        while looked < RUN_EVENTS_MAX {
+        let mut events: Vec<Event> = Vec::new();
+        while events.len() < RUN_EVENTS_MAX {
             let page = self.page(after.as_ref(), Some(run.last.stamp), None).await?;
             let Some(last) = page.last() else { break };
             after = Some(Place::of(last));
-            looked += page.len();
-            for event in page.iter().filter(|event| Place::of(event) <= run.last) {
-                let by = event.effect.increment.iter().find(|(at, _)| *at == run.pointer);
-                members.extend(by.map(|(_, by)| (Arc::new(Op::of(event, &[])), *by)));
-            }
+            events.extend(page);
         }
-        let mut mark = Mark::NONE;
-        members.iter().for_each(|(op, _)| mark.take(op));
-        Ok((mark == run.mark && members.len() as u64 == run.count).then_some(members))
+        Ok(events)
     }
 
     /// The places of a client's events in the document.
@@ -251,10 +264,13 @@ impl Reader<'_> {
         let (mut places, mut after) = (Vec::new(), None);
         loop {
             let page = self.page(after.as_ref(), None, Some(client)).await?;
-            let Some(last) = page.last() else { return Ok(places) };
+            let Some(last) = page.last() else { break };
             after = Some(Place::of(last));
             places.extend(page.iter().map(|event| (event.region.clone(), event.position)));
         }
+        let pending = self.pending.iter().filter(|event| event.client == client && event.doc == *self.doc);
+        places.extend(pending.map(|event| (event.region.clone(), event.position)));
+        Ok(places)
     }
 
     async fn page(&mut self, after: Option<&Place>, upto: Option<crate::clock::Stamp>, client: Option<Uuid>) -> Result<Vec<Event>> {

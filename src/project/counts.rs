@@ -9,7 +9,7 @@ use super::keyframe::Place;
 use super::leaf::plus;
 use super::op::{Author, Last, Op};
 use crate::id::{Position, Region};
-use crate::journal::Pointer;
+use crate::journal::{Event, Pointer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -50,6 +50,23 @@ impl Mark {
     }
 }
 
+impl RunKey {
+    /// The members out of events that cover the run's stretch, in T order; `None` where not all of those that count there
+    /// are its members, or not all of its members are among them.
+    pub fn members<'a>(&self, events: impl Iterator<Item = &'a Event>) -> Option<Vec<Member>> {
+        let (mut members, mut mark): (Vec<Member>, Mark) = (Vec::new(), Mark::NONE);
+        let within = |event: &&Event| (&self.first..=&self.last).contains(&&Place::of(event));
+        for event in events.filter(within) {
+            if let Some((_, by)) = event.effect.increment.iter().find(|(at, _)| *at == self.pointer) {
+                let op = Arc::new(Op::of(event, &[]));
+                mark.take(&op);
+                members.push((op, *by));
+            }
+        }
+        (mark == self.mark && members.len() as u64 == self.count).then_some(members)
+    }
+}
+
 /// An op's increment.
 pub type Member = (Arc<Op>, f64);
 
@@ -60,6 +77,12 @@ pub struct Hints {
     pub places: BTreeMap<Uuid, Vec<(Region, Position)>>,
     /// Members of runs.
     pub runs: BTreeMap<RunKey, Vec<Member>>,
+}
+
+impl Hints {
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty() && self.runs.is_empty()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -148,6 +171,11 @@ impl Run {
         RunKey { pointer: pointer.clone(), first: self.first.t_place(), last: self.last.t_place(), count: self.count, mark: self.mark }
     }
 
+    fn told<'a>(&self, pointer: &Pointer, hints: &'a Hints) -> Result<&'a [Member], Stuck> {
+        let key = self.key(pointer);
+        hints.runs.get(&key).map(Vec::as_slice).ok_or(Stuck::Run(key))
+    }
+
     fn seen_by(&self, author: &Author<'_>, hints: &Hints) -> Result<Share, Stuck> {
         if self.all_seen(author) {
             return Ok(Share::All);
@@ -197,6 +225,30 @@ impl Counts {
         })
     }
 
+    /// Whether it can be told what the author had seen; what it takes where it cannot.
+    pub fn check(&self, pointer: &Pointer, author: &Author<'_>, hints: &Hints) -> Result<(), Stuck> {
+        for count in &self.0 {
+            if let Count::Run(run) = count
+                && let Share::Some = run.seen_by(author, hints)?
+            {
+                run.told(pointer, hints)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same, where those that were not seen are to be listed.
+    pub fn check_unseen(&self, pointer: &Pointer, author: &Author<'_>, hints: &Hints) -> Result<(), Stuck> {
+        for count in &self.0 {
+            if let Count::Run(run) = count
+                && !run.all_seen(author)
+            {
+                run.told(pointer, hints)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes away what the author had seen.
     pub fn end(&mut self, pointer: &Pointer, author: &Author<'_>, hints: &Hints) -> Result<(), Stuck> {
         let mut kept = Vec::with_capacity(self.0.len());
@@ -208,9 +260,7 @@ impl Counts {
                     Share::All => {}
                     Share::None => kept.push(count.clone()),
                     Share::Some => {
-                        let key = run.key(pointer);
-                        let Some(members) = hints.runs.get(&key) else { return Err(Stuck::Run(key)) };
-                        let left = members.iter().filter(|(op, _)| !author.had_seen(op));
+                        let left = run.told(pointer, hints)?.iter().filter(|(op, _)| !author.had_seen(op));
                         kept.extend(left.map(|(op, by)| Count::One(op.clone(), *by)));
                     }
                 },
@@ -228,12 +278,15 @@ impl Counts {
     }
 
     /// Those that the author had not seen, one by one.
-    pub fn unseen(self, author: &Author<'_>) -> Result<Vec<Arc<Op>>, Stuck> {
+    pub fn unseen(self, pointer: &Pointer, author: &Author<'_>, hints: &Hints) -> Result<Vec<Arc<Op>>, Stuck> {
         let mut unseen = Vec::new();
         for count in self.0 {
             match count {
                 Count::One(op, _) if !author.had_seen(&op) => unseen.push(op),
-                Count::Run(run) if !run.all_seen(author) => return Err(Stuck::Unfold),
+                Count::Run(run) if !run.all_seen(author) => {
+                    let members = run.told(pointer, hints)?.iter();
+                    unseen.extend(members.filter(|(op, _)| !author.had_seen(op)).map(|(op, _)| op.clone()));
+                }
                 _ => {}
             }
         }

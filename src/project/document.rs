@@ -251,6 +251,25 @@ impl Folded {
         }
     }
 
+    /// Whether an author had seen a deleted document: what those ops ask that mean the same on whatever body he saw.
+    pub fn seen_deleted_by(&mut self, viewer: &Viewer, region: &Region) -> Result<bool, Wanting> {
+        if self.is_all_seen(&viewer.author(region)) {
+            return Ok(!self.version.is_empty() && self.body()?.is_none());
+        }
+        match &self.state {
+            None => Err(self.want_state()),
+            Some(state) if !state.was_deleted_once() => Ok(false),
+            Some(_) => Ok(self.seen_by(viewer, region)?.1),
+        }
+    }
+
+    /// Views of this document that this commit looks at already, and whether this is another one.
+    pub fn is_view_too_many(&self, viewer: &Viewer, most: usize) -> bool {
+        let known = |views: &[Viewer]| views.contains(viewer);
+        let views = self.views.len() + self.wants.views.len();
+        views >= most && !known(&self.wants.views) && !self.views.iter().any(|(one, _)| one == viewer)
+    }
+
     /// Whether anything here is by another client and unseen.
     pub fn holds_unseen(&mut self, seen: &Vector, client: Uuid) -> Result<bool, Wanting> {
         let known = |spot: &Spot| spot.client == client || seen.get(&spot.region) >= spot.position;
@@ -288,9 +307,6 @@ impl Folded {
 
     /// An event that is last in T and no copy.
     fn step(&mut self, event: &Event) -> Result<(), Wanting> {
-        if !self.wants.places.is_empty() {
-            self.wants.places.insert(event.client); // likely to be asked for next: all in one pass
-        }
         let mut stuck = None;
         for (viewer, view) in &mut self.views {
             if viewer.author(&event.region).had_seen_at(&Spot::of(event)) {

@@ -24,6 +24,8 @@ pub struct Fold {
     /// The deletes that stand; while there are any, `leaves` is what they keep.
     pub(super) tombstone: Vec<Arc<Op>>,
     pub(super) lost: Vec<Lost>,
+    /// Somebody deleted it once, whatever became of that.
+    pub(super) deleted_once: bool,
     /// The last events that touched it.
     pub(super) latest: Latest,
     /// What runs had to be told; handed in, never kept.
@@ -90,13 +92,20 @@ impl Fold {
         self.hints.runs.extend(hints.runs.clone());
     }
 
-    /// Applies an event that is last in T and no copy of one already folded. Stuck: the state is of no use any more.
+    /// Forgets what it was told.
+    pub fn forget(&mut self) {
+        self.hints = Hints::default();
+    }
+
+    /// Applies an event that is last in T and no copy of one already folded. Stuck: nothing was applied; told what it is
+    /// stuck for, it may be tried again.
     pub fn apply(&mut self, event: &Event) -> Result<(), Stuck> {
         self.apply_with(event, &[])
     }
 
     /// The same, for an op that stands in these places too.
     pub fn apply_with(&mut self, event: &Event, spots: &[Spot]) -> Result<(), Stuck> {
+        self.check(event)?;
         self.touch(event);
         self.apply_op(&Arc::new(Op::of(event, spots)), event)
     }
@@ -104,6 +113,10 @@ impl Fold {
     /// Takes note of an event that has no effect, being a copy.
     pub fn touch(&mut self, event: &Event) {
         self.latest.take(&Spot::of(event));
+    }
+
+    pub fn was_deleted_once(&self) -> bool {
+        self.deleted_once
     }
 
     pub fn latest(&self) -> &Latest {
@@ -195,6 +208,27 @@ impl Fold {
         Ok(())
     }
 
+    /// Whether runs can tell all that the event's parts will ask of them: asked before anything is changed.
+    fn check(&self, event: &Event) -> Result<(), Stuck> {
+        let (effect, author) = (&event.effect, Author::of(event));
+        let end = |pointer: &Pointer| self.leaves.get(pointer).map_or(Ok(()), |leaf| leaf.counts.check(pointer, &author, &self.hints));
+        let lose =
+            |pointer: &Pointer| self.leaves.get(pointer).map_or(Ok(()), |leaf| leaf.counts.check_unseen(pointer, &author, &self.hints));
+        for pointer in &effect.drop {
+            end(pointer)?;
+            self.below(pointer).iter().try_for_each(end)?;
+        }
+        for (pointer, value) in &effect.set {
+            end(pointer)?;
+            self.above(pointer).iter().try_for_each(lose)?;
+            if !is_empty_object(value) {
+                self.below(pointer).iter().try_for_each(lose)?;
+            }
+        }
+        let gathered = effect.increment.iter().map(|(pointer, _)| pointer).chain(effect.add.iter().map(|(pointer, _)| pointer));
+        gathered.flat_map(|pointer| self.above(pointer)).try_for_each(|above| lose(&above))
+    }
+
     fn set(&mut self, pointer: &Pointer, set: Set, author: &Author<'_>) -> Result<(), Stuck> {
         self.settle(pointer, author);
         self.end(pointer, author)?;
@@ -253,6 +287,7 @@ impl Fold {
     }
 
     fn delete(&mut self, op: &Arc<Op>, author: &Author<'_>) {
+        self.deleted_once = true;
         self.settle(&Pointer::root(), author);
         let unseen = |leaf: &Leaf| {
             leaf.sets.iter().any(|set| !author.had_seen(&set.op))
@@ -303,7 +338,7 @@ impl Fold {
         let nothing = |set: &Set| above && is_empty_object(&set.value);
         let sets = leaf.sets.into_iter().filter(|set| !nothing(set)).map(|set| set.op);
         let others = sets.chain(leaf.adds.into_iter().map(|add| add.op)).filter(|op| !author.had_seen(op));
-        let lost: Vec<Arc<Op>> = others.chain(leaf.counts.unseen(author)?).collect();
+        let lost: Vec<Arc<Op>> = others.chain(leaf.counts.unseen(pointer, author, &self.hints)?).collect();
         self.lost.extend(lost.into_iter().map(|op| Lost { op, pointer: pointer.clone(), reason: Reason::Path }));
         Ok(())
     }

@@ -54,14 +54,18 @@ impl Folding {
         Self { fold, copies, folded }
     }
 
-    /// Stuck: the fold is of no use any more.
+    /// Stuck: nothing was taken; the fold may be told what it is stuck for.
     pub fn take(&mut self, event: &Event) -> Result<(), Stuck> {
         let key = (event.id, event.sent);
         match self.copies.get(&key) {
             None => self.fold.apply(event),
-            Some(spots) if self.folded.insert(key) => self.fold.apply_with(event, spots),
-            Some(_) => {
+            Some(_) if self.folded.contains(&key) => {
                 self.fold.touch(event);
+                Ok(())
+            }
+            Some(spots) => {
+                self.fold.apply_with(event, spots)?;
+                self.folded.insert(key);
                 Ok(())
             }
         }

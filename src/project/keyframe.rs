@@ -68,3 +68,18 @@ pub fn consider(mut fold: Fold, place: Place, since: u64, due_in: i64) -> (Optio
     }
     (Some(Keyframe { place, latest: fold.latest().clone(), state }), EVENTS.max(least as i64))
 }
+
+/// Keyframes of one fold that are written at once.
+const KEPT_AT_ONCE: usize = 64;
+
+/// Adds one to those that a long fold made on its way; where they become many, every other goes.
+pub fn keep(keyframes: &mut Vec<Keyframe>, keyframe: Keyframe) {
+    if keyframes.len() >= KEPT_AT_ONCE {
+        let mut at = 0;
+        keyframes.retain(|_| {
+            at += 1;
+            at % 2 == 0
+        });
+    }
+    keyframes.push(keyframe);
+}

@@ -22,6 +22,7 @@ pub fn write(fold: &Fold) -> String {
     });
     let state = [
         ("there", Value::Bool(fold.there)),
+        ("deleted_once", Value::Bool(fold.deleted_once)),
         ("leaves", Value::Object(leaves.collect())),
         ("tombstone", Value::Array(fold.tombstone.iter().map(op_value).collect())),
         ("lost", Value::Array(lost.collect())),
@@ -151,6 +152,7 @@ fn fold(value: &Value) -> Option<Fold> {
     let members = value.as_object()?;
     let mut fold = Fold::default();
     fold.there = members.get("there")?.as_bool()?;
+    fold.deleted_once = members.get("deleted_once")?.as_bool()?;
     fold.latest = read_latest(members.get("latest")?.as_str()?)?;
     fold.tombstone = members.get("tombstone")?.as_array()?.iter().map(op).collect::<Option<_>>()?;
     for (pointer, value) in members.get("leaves")?.as_object()?.iter() {

@@ -5,6 +5,7 @@ use super::network::{Message, NOBODY};
 use crate::error::{Error, Kind, Result};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Parts of an answer are numbered from 0; the last is marked.
@@ -55,7 +56,7 @@ async fn send(relay: &Relay, inbox: String, payload: Vec<u8>) -> Result<()> {
 }
 
 /// Asks, and puts the answer together. `Unavailable`: no whole answer in time.
-pub async fn ask(relay: &Relay, subject: String, question: Vec<u8>, bytes_max: usize) -> Result<Vec<u8>> {
+pub async fn ask(relay: &Relay, subject: String, question: Vec<u8>, bytes_max: usize, patience: Duration) -> Result<Vec<u8>> {
     let away = |what: &str| Error::new(Kind::Unavailable, format!("asking on {subject}: {what}"));
     let inbox = relay.network.inbox();
     let mut parts = relay.within(relay.network.subscribe(&inbox, None)).await?;
@@ -64,7 +65,7 @@ pub async fn ask(relay: &Relay, subject: String, question: Vec<u8>, bytes_max: u
     relay.within(relay.network.publish(message)).await?;
     let mut whole = Vec::new();
     for expected in 0.. {
-        let part = tokio::time::timeout(relay.patience(), parts.recv()).await;
+        let part = tokio::time::timeout(patience, parts.recv()).await;
         let part = part.map_err(|_| away("no answer in time"))?.ok_or_else(|| away("the connection ended"))?;
         if part.header(NOBODY).is_some() {
             return Err(away("nobody is there"));

@@ -10,11 +10,13 @@ use crate::id::{DatabaseName, DocId, Region};
 use crate::journal::event::to_hex;
 use crate::project::Digest;
 use crate::store::Bound;
+use crate::vector::Vector;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Documents are parted by the first bytes of their ids' hashes; at this depth they are named one by one.
 const DEPTH: usize = 2;
@@ -25,6 +27,9 @@ const NAMED_MAX: usize = 20;
 
 /// Documents read at once.
 const PAGE: Bound = Bound { rows: 500, bytes: 8 << 20 };
+
+/// A peer may have to read all of its documents to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The largest answer: 65,536th parts of a large database, with room.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -39,6 +44,8 @@ struct Question {
 /// What a bucket holds: sums of smaller ones, or documents with their versions and digests.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Bucket {
+    /// What its region held when it was read.
+    vector: String,
     sums: BTreeMap<u8, String>,
     docs: BTreeMap<String, (String, String)>,
 }
@@ -68,9 +75,9 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 }
 
 async fn read(relay: &Relay, database: &Database, prefix: &[u8]) -> Result<Bucket> {
-    let (mut view, _) = relay.gateway.store.view(database.id).await?;
+    let (mut view, head) = relay.gateway.store.view(database.id).await?;
     let mut sums: BTreeMap<u8, Digest> = BTreeMap::new();
-    let mut bucket = Bucket::default();
+    let mut bucket = Bucket { vector: head.vector.to_string(), ..Bucket::default() };
     let mut after: Option<DocId> = None;
     loop {
         let page = view.bucket(prefix, after.as_ref(), PAGE).await?;
@@ -104,7 +111,6 @@ pub async fn run(relay: Arc<Relay>, database: Arc<Database>, peer: Region) {
     };
     tracing::error!(db = %database.name, %peer, what, "this region and its peer hold different documents");
     relay.gateway.relay.fault(about, Some(Fault::red(what)));
-    relay.gateway.relay.looked(&database.name);
 }
 
 /// What the fault is about.
@@ -128,20 +134,41 @@ async fn differing(relay: &Relay, database: &Database, peer: &Region) -> Result<
     let mut found = Vec::new();
     for prefix in &buckets {
         let (mine, theirs) = both(relay, database, peer, prefix).await?;
-        let differs = |(doc, (version, digest)): (&String, &(String, String))| match theirs.docs.get(doc) {
-            Some((their_version, their_digest)) => version == their_version && digest != their_digest,
-            None => false,
-        };
-        found.extend(mine.docs.iter().filter(|entry| differs(*entry)).map(|(doc, _)| doc.clone()));
+        found.extend(mine.differs_from(&theirs));
+        found.extend(theirs.lacking_in(&mine));
     }
     found.truncate(NAMED_MAX);
     Ok(found)
 }
 
+impl Bucket {
+    /// Documents of one version and two contents, and those that the other should hold and does not.
+    fn differs_from(&self, other: &Self) -> Vec<String> {
+        let differs = |doc: &String, (version, digest): &(String, String)| match other.docs.get(doc) {
+            Some((their_version, their_digest)) => version == their_version && digest != their_digest,
+            None => other.covers(version),
+        };
+        self.docs.iter().filter(|(doc, entry)| differs(doc, entry)).map(|(doc, _)| doc.clone()).collect()
+    }
+
+    /// Documents here that the other should hold and does not.
+    fn lacking_in(&self, other: &Self) -> Vec<String> {
+        let lacking = |doc: &String, version: &str| !other.docs.contains_key(doc) && other.covers(version);
+        self.docs.iter().filter(|(doc, (version, _))| lacking(doc, version)).map(|(doc, _)| doc.clone()).collect()
+    }
+
+    fn covers(&self, version: &str) -> bool {
+        match (Vector::parse(&self.vector), Vector::parse(version)) {
+            (Ok(held), Ok(version)) => held.covers(&version),
+            _ => false,
+        }
+    }
+}
+
 async fn both(relay: &Relay, database: &Database, peer: &Region, prefix: &[u8]) -> Result<(Bucket, Bucket)> {
     let question = Question { db: database.name.to_string(), prefix: to_hex(prefix) };
     let question = serde_json::to_vec(&question).map_err(|error| Error::because(Kind::Internal, "writing a question", error))?;
-    let answer = ask::ask(relay, relay.subjects.compare(peer), question, ANSWER_BYTES_MAX).await?;
+    let answer = ask::ask(relay, relay.subjects.compare(peer), question, ANSWER_BYTES_MAX, PATIENCE.max(relay.patience())).await?;
     let theirs = serde_json::from_slice(&answer).map_err(|error| Error::because(Kind::Corrupt, "reading a bucket", error))?;
     Ok((read(relay, database, prefix).await?, theirs))
 }
@@ -149,6 +176,19 @@ async fn both(relay: &Relay, database: &Database, peer: &Region, prefix: &[u8]) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_only_on_its_way_is_no_difference() {
+        let bucket = |vector: &str, docs: &[(&str, &str, &str)]| Bucket {
+            vector: vector.into(),
+            docs: docs.iter().map(|(doc, version, digest)| ((*doc).into(), ((*version).into(), (*digest).into()))).collect(),
+            ..Bucket::default()
+        };
+        let mine = bucket("eu:5", &[("a/1", "eu:1", "x"), ("a/2", "eu:2", "y"), ("a/3", "eu:3", "z"), ("a/4", "eu:5", "w")]);
+        let theirs = bucket("eu:4", &[("a/1", "eu:1", "other"), ("a/2", "eu:1", "y")]);
+        assert_eq!(mine.differs_from(&theirs), ["a/1", "a/3"], "another content, and one that is missing; not what is newer");
+        assert_eq!(mine.lacking_in(&theirs), ["a/3"]);
+    }
 
     #[test]
     fn buckets_are_named_by_at_most_two_bytes() {

@@ -38,7 +38,7 @@ pub async fn request(relay: &Relay, from: &Region, db: &DatabaseName, region: &R
     let _turn = relay.fetching.acquire().await;
     let asked = FetchRequest { db: db.to_string(), region: region.to_string(), after, limit: EVENTS_MAX };
     let asked = serde_json::to_vec(&asked).map_err(|error| Error::because(Kind::Internal, "writing a fetch", error))?;
-    let whole = ask::ask(relay, relay.subjects.fetch(from), asked, RUN_BYTES_MAX).await?;
+    let whole = ask::ask(relay, relay.subjects.fetch(from), asked, RUN_BYTES_MAX, relay.patience()).await?;
     let events = wire::unpack(&whole, db, region).map_err(Error::corrupt)?;
     relay.gateway.metrics.count("fetched");
     match events.first() {

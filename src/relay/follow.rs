@@ -1,7 +1,7 @@
 //! One other region's journal of one database, applied here in position order, without a gap.
 
 use super::status::Fault;
-use super::wire;
+use super::wire::{self, Tip};
 use super::{Relay, fetch, kept};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
@@ -24,13 +24,14 @@ const APPLY_EVENTS_MAX: usize = 2000;
 
 pub enum Work {
     /// A run as it came, not looked into yet.
-    Run { first: Position, last: Position, payload: Bytes },
+    Run { first: Position, last: Position, before: Option<String>, payload: Bytes },
     /// Somebody says there are events up to here.
     Claim { upto: Position },
 }
 
 pub async fn run(relay: Arc<Relay>, database: Arc<Database>, region: Region, mut works: mpsc::Receiver<Work>) {
-    let mut follower = Follower { relay, database, region, waiting: Vec::new(), claimed: 0, chunk: APPLY_EVENTS_MAX, failures: 0 };
+    let mut follower =
+        Follower { relay, database, region, waiting: Vec::new(), claimed: 0, chunk: APPLY_EVENTS_MAX, failures: 0, tip: None };
     while let Some(work) = works.recv().await {
         follower.take(work).await;
     }
@@ -48,6 +49,8 @@ struct Follower {
     chunk: usize,
     /// Failures since the last success.
     failures: u32,
+    /// With what the journal ends here, as far as it was looked up.
+    tip: Option<Tip>,
 }
 
 impl Follower {
@@ -76,7 +79,7 @@ impl Follower {
         let forgets = self.relay.gateway.planted.has(planted::Fault::ForgetGap);
         let done = match work {
             Work::Run { last, .. } if last <= self.reached() => Ok(()),
-            Work::Run { first, payload, .. } if first <= self.reached() + 1 || forgets => self.run(&payload).await,
+            Work::Run { first, before, payload, .. } if first <= self.reached() + 1 || forgets => self.run(&payload, before).await,
             Work::Run { last, .. } => self.repair(last).await,
             Work::Claim { upto } if upto <= self.reached() && self.waiting.is_empty() => Ok(()),
             // What was claimed a heartbeat ago and has not come since will not come by itself.
@@ -102,9 +105,39 @@ impl Follower {
         }
     }
 
-    async fn run(&mut self, payload: &Bytes) -> Result<()> {
+    async fn run(&mut self, payload: &Bytes, before: Option<String>) -> Result<()> {
         let events = wire::unpack(payload, &self.database.name, &self.region).map_err(Error::corrupt)?;
+        self.follows(&events, before).await?;
         self.take_events(events).await
+    }
+
+    /// A run must follow on what is here: where it gives the event that the journal ends with here, or says what it
+    /// follows on, another content is a fork, however far either has grown.
+    async fn follows(&mut self, events: &[Event], before: Option<String>) -> Result<()> {
+        let (have, db) = (self.have(), self.database.name.clone());
+        let theirs = match events.first() {
+            Some(first) if first.position == have + 1 => before,
+            _ => events.iter().find(|event| event.position == have).map(|event| Tip::of(have, &event.line(&db)).hash),
+        };
+        let Some(theirs) = theirs.filter(|_| have > 0) else { return Ok(()) };
+        if self.tip.as_ref().is_none_or(|tip| tip.position != have) {
+            let ours = self.relay.gateway.store.events(self.database.id, &[(self.region.clone(), have)]).await?;
+            self.tip = ours.first().map(|ours| Tip::of(have, &ours.line(&db)));
+        }
+        match &self.tip {
+            Some(tip) if tip.position == have && tip.hash != theirs => Err(self.fork(have, "what is sent")),
+            _ => Ok(()),
+        }
+    }
+
+    fn fork(&self, position: Position, there: &str) -> Error {
+        let (gateway, db) = (&self.relay.gateway, &self.database.name);
+        let what = format!("{}:{position} has one content here and another in {there}: the journal is followed no further", self.region);
+        gateway.relay.fork(db, &self.region, what.clone());
+        if self.region == gateway.region {
+            self.database.shut(Gate::Forked);
+        }
+        Error::corrupt(what)
     }
 
     /// Takes events that follow on what is here; applies what is whole.
@@ -119,6 +152,9 @@ impl Follower {
             return Err(Error::new(Kind::Unavailable, "the run does not follow on what is here"));
         }
         while let Some(end) = whole(&self.waiting, self.chunk) {
+            // What stands before one that is stamped too far ahead need not wait with it.
+            let good = self.waiting[..end].iter().position(|event| self.is_too_far_ahead(event)).unwrap_or(end);
+            let end = whole(&self.waiting[..good], self.chunk).unwrap_or(end);
             let events = self.waiting[..end].to_vec();
             match self.apply(events).await {
                 Ok(()) => {
@@ -148,22 +184,24 @@ impl Follower {
     /// Applies whole batches. Too far ahead of the clock: waits, since dropping would only mean fetching again.
     async fn apply(&mut self, events: Vec<Event>) -> Result<()> {
         let gateway = self.relay.gateway.clone();
-        let about = format!("clock of {}", self.region);
+        let about = format!("clock of {}/{}", self.database.name, self.region);
         while let Some(event) = events.iter().find(|event| self.is_too_far_ahead(event)) {
             let what = format!(
                 "{}:{} is stamped {}, too far ahead of this region's clock; the journal waits (tidegate relay accept {} takes it)",
                 self.region, event.position, event.stamp, self.region
             );
             gateway.relay.fault(&about, Some(Fault::red(what)));
-            gateway.relay.waits(events.last().map(|last| last.stamp));
+            gateway.relay.waits(&self.database.name, &self.region, events.last().map(|last| last.stamp));
             tokio::time::sleep(self.relay.poll()).await;
         }
         gateway.relay.fault(&about, None);
         let stamps: Vec<Stamp> = events.iter().map(|event| event.stamp).collect();
+        let tip = events.last().map(|last| Tip::of(last.position, &last.line(&self.database.name)));
         // Dead here: nothing was kept, or all of it; the next start asks from the position that the head has.
         match self.database.appender.follow(self.region.clone(), events).await? {
             Followed { gap: false, .. } => {
-                gateway.relay.waits(None);
+                gateway.relay.waits(&self.database.name, &self.region, None);
+                self.tip = tip;
                 self.measure(&stamps);
                 Ok(())
             }
@@ -185,7 +223,7 @@ impl Follower {
     /// From accepted there to applied here, by the other region's own clock as far as it is known.
     fn measure(&self, stamps: &[Stamp]) {
         let gateway = &self.relay.gateway;
-        let now = gateway.clock.now() + gateway.relay.ahead_of(&self.region);
+        let now = gateway.clock.now() + gateway.relay.ahead_of(&self.region, gateway.clock.now());
         let histogram = gateway.metrics.convergence.get_or_create(&ByPeer { peer: self.region.to_string() });
         stamps.iter().for_each(|stamp| histogram.observe((now - stamp.millis()).max(0) as f64 / 1000.0));
     }
@@ -214,8 +252,9 @@ impl Follower {
                 }
             }
             if self.have() == have {
-                for payload in kept::runs(&self.relay, &self.database.name, &self.region, have).await {
+                for (payload, before) in kept::runs(&self.relay, &self.database.name, &self.region, have).await {
                     let events = wire::unpack(&payload, &self.database.name, &self.region).map_err(Error::corrupt)?;
+                    self.follows(&events, before).await?;
                     if events.first().is_some_and(|event| event.position > self.reached() + 1) {
                         break;
                     }
@@ -244,12 +283,11 @@ impl Follower {
         let theirs = events.remove(0);
         let ours = gateway.store.events(self.database.id, &[(self.region.clone(), have)]).await?;
         if ours.first().is_some_and(|ours| ours.line(db) != theirs.line(db)) {
-            let what = format!("{}:{have} has one content here and another in {holder}: the journal is followed no further", self.region);
-            gateway.relay.fork(db, &self.region, what.clone());
-            if self.region == gateway.region {
-                self.database.shut(Gate::Forked);
-            }
-            return Err(Error::corrupt(what));
+            return Err(self.fork(have, holder.as_str()));
+        }
+        if events.is_empty() {
+            // One so large that nothing more went with it.
+            events = fetch::request(&self.relay, holder, db, &self.region, have).await?;
         }
         Ok(events)
     }

@@ -50,7 +50,7 @@ async fn due(relay: &Relay, told: &mut HashMap<DatabaseName, Told>, next: &mut u
         let known = told.get(&database.name);
         if turn || known.is_none_or(|known| known.head != head) {
             let tip = tip(relay, database, &head, known.and_then(|known| known.tip.clone())).await;
-            held.push(Held { tip: tip.clone(), ..hello::held(relay, database, &head) });
+            held.push(Held { tip: tip.clone(), ..hello::held(relay, &database.name, &head) });
             told.insert(database.name.clone(), Told { head, tip });
         }
     }

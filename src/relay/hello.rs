@@ -8,8 +8,8 @@ use super::Relay;
 use super::network::{Message, NOBODY};
 use super::wire::{self, Held};
 use crate::error::Result;
-use crate::gateway::{Database, Gate};
-use crate::id::Region;
+use crate::gateway::Gate;
+use crate::id::{DatabaseName, Region};
 use crate::store::Head;
 use crate::vector::Vector;
 use std::collections::BTreeSet;
@@ -21,16 +21,13 @@ use tokio::time::Instant;
 const REGION: &str = "Tidegate-Region";
 const END: &str = "Tidegate-End";
 
-/// Where nobody is known, so long is listened for somebody all the same.
-const QUIET: Duration = Duration::from_millis(300);
-
 /// Bytes of one part of an answer.
 const BYTES_MAX: usize = 64 << 10;
 
 /// What a gateway says of a database.
-pub fn held(relay: &Relay, database: &Database, head: &Head) -> Held {
-    let forks = relay.gateway.relay.forks(&database.name);
-    Held { db: database.name.clone(), vector: head.vector.clone(), digest: head.digest, stamp: head.stamp, tip: None, forks }
+pub fn held(relay: &Relay, db: &DatabaseName, head: &Head) -> Held {
+    let forks = relay.gateway.relay.forks(db);
+    Held { db: db.clone(), vector: head.vector.clone(), digest: head.digest, stamp: head.stamp, tip: None, forks }
 }
 
 /// Answers those who begin.
@@ -44,7 +41,9 @@ pub async fn answer(relay: Arc<Relay>) {
                     continue;
                 }
                 let Some(inbox) = question.reply else { continue };
-                let all: Vec<Held> = relay.gateway.databases().iter().map(|database| held(&relay, database, &database.known())).collect();
+                // As the store has it: what another process of this region committed a moment ago counts.
+                let Ok(Ok(heads)) = tokio::time::timeout(relay.patience(), relay.gateway.store.databases()).await else { continue };
+                let all: Vec<Held> = heads.iter().map(|(_, name, head)| held(&relay, name, head)).collect();
                 let texts = wire::heartbeats(relay.gateway.clock.now(), &all, BYTES_MAX);
                 let last = texts.len() - 1;
                 for (at, text) in texts.into_iter().enumerate() {
@@ -63,14 +62,20 @@ pub async fn answer(relay: Arc<Relay>) {
 pub async fn ask(relay: Arc<Relay>) {
     let gateway = &relay.gateway;
     let begun = Instant::now();
-    let deadline = begun + Duration::from_millis(gateway.config.relay.ask_ms);
+    let most = Duration::from_millis(gateway.config.relay.ask_ms);
+    // Where nobody is known, somebody is listened for all the same: the store may have been lost as a whole.
+    let (deadline, quiet) = (begun + most, most / 3);
+    if let Ok(notes) = gateway.store.regions().await {
+        gateway.relay.note(notes);
+    }
     let mut awaited: BTreeSet<Region> = BTreeSet::new();
     for database in gateway.databases() {
         awaited.extend(database.known().vector.iter().map(|(region, _)| region.clone()));
     }
+    awaited.extend(gateway.relay.ever_heard());
     awaited.retain(|region| *region != gateway.region && !gateway.relay.is_retired(region));
-    while Instant::now() < deadline && (!awaited.is_empty() || begun.elapsed() < QUIET) {
-        let until = if awaited.is_empty() { begun + QUIET } else { deadline };
+    while Instant::now() < deadline && (!awaited.is_empty() || begun.elapsed() < quiet) {
+        let until = if awaited.is_empty() { begun + quiet } else { deadline };
         let _ = tokio::time::timeout_at(until, listen(&relay, &mut awaited)).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -95,10 +100,16 @@ async fn listen(relay: &Relay, awaited: &mut BTreeSet<Region>) -> Result<()> {
         }
         let Some(region) = part.header(REGION).and_then(|region| Region::new(region).ok()) else { continue };
         let Some((now, all)) = wire::parse_heartbeat(&part.payload) else { continue };
-        gateway.relay.heard(&region, now - gateway.clock.now(), &all);
+        gateway.relay.heard(&region, gateway.clock.now(), now, &all);
+        gateway.store.heard(&region).await?;
         gateway.relay.join(&all, &gateway.region);
         for held in &all {
             let database = gateway.create_database(&held.db).await?;
+            if held.forks.contains(&gateway.region) {
+                let what = format!("{region} holds another content of this region's journal of {}: it takes no writes any more", held.db);
+                gateway.relay.fork(&held.db, &gateway.region, what);
+                database.shut(Gate::Forked);
+            }
             let own = held.vector.get(&gateway.region);
             let wanted = Vector::from_iter([(gateway.region.clone(), own)]);
             // Asked of the store: another process of this region may have committed a moment ago.

@@ -2,7 +2,7 @@
 
 use super::Relay;
 use super::subject::About;
-use super::wire::LAST;
+use super::wire::{BEFORE, LAST};
 use crate::error::Result;
 use crate::id::{DatabaseName, Position, Region};
 use bytes::Bytes;
@@ -43,8 +43,8 @@ async fn look(relay: &Relay, found: &mut Vec<(DatabaseName, Region, Position)>) 
     Ok(())
 }
 
-/// Runs of a journal after a position, in order; empty where the stream has none.
-pub async fn runs(relay: &Relay, db: &DatabaseName, region: &Region, after: Position) -> Vec<Bytes> {
+/// Runs of a journal after a position, in order, each with the hash of the event before it; empty where the stream has none.
+pub async fn runs(relay: &Relay, db: &DatabaseName, region: &Region, after: Position) -> Vec<(Bytes, Option<String>)> {
     let mut runs = Vec::new();
     if relay.gateway.config.nats.jetstream {
         let _ = read(relay, db, region, after, &mut runs).await;
@@ -52,7 +52,7 @@ pub async fn runs(relay: &Relay, db: &DatabaseName, region: &Region, after: Posi
     runs
 }
 
-async fn read(relay: &Relay, db: &DatabaseName, region: &Region, after: Position, runs: &mut Vec<Bytes>) -> Result<()> {
+async fn read(relay: &Relay, db: &DatabaseName, region: &Region, after: Position, runs: &mut Vec<(Bytes, Option<String>)>) -> Result<()> {
     let (stream, subject) = (relay.subjects.stream(region), relay.subjects.journal(db, region));
     let at = |sequence| relay.within(relay.network.kept_next(&stream, &subject, sequence));
     let Some((newest, _)) = relay.within(relay.network.kept_last(&stream, &subject)).await? else { return Ok(()) };
@@ -69,7 +69,8 @@ async fn read(relay: &Relay, db: &DatabaseName, region: &Region, after: Position
         && low <= newest
         && let Some((found, message)) = at(low).await?
     {
-        runs.push(message.payload);
+        let before = message.header(BEFORE).map(str::to_owned);
+        runs.push((message.payload, before));
         relay.gateway.metrics.count("run_from_stream");
         low = found + 1;
     }

@@ -35,7 +35,7 @@ pub use status::Status;
 pub use subject::Subjects;
 
 use crate::error::{Error, Kind, Result};
-use crate::gateway::{Database, Gateway};
+use crate::gateway::{Database, Gate, Gateway};
 use crate::store::DatabaseId;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -127,6 +127,9 @@ impl Relay {
             for database in self.gateway.databases().iter().filter(|database| !self.holds(database)) {
                 self.gateway.relay.hand_over(&database.name);
             }
+            for database in self.gateway.databases() {
+                self.reopen(&database);
+            }
             // A database made just now is relayed at once, not at the next renewal.
             let renew = tokio::time::sleep(lease / 3);
             tokio::pin!(renew);
@@ -142,6 +145,16 @@ impl Relay {
                     () = tokio::time::sleep(Duration::from_millis(50)) => {}
                 }
             }
+        }
+    }
+
+    /// A region that told of more of our journal and is gone cannot keep us from writing for ever.
+    fn reopen(&self, database: &Database) {
+        let region = &self.gateway.region;
+        let have = database.known().vector.get(region);
+        if matches!(database.gate(), Gate::Behind(_)) && self.gateway.relay.most(&database.name, region) <= have {
+            database.reopen();
+            self.gateway.relay.fault(format!("own journal of {}", database.name), None);
         }
     }
 

@@ -4,7 +4,7 @@ use super::follow::{self, Work};
 use super::network::{Message, Subscription};
 use super::status::Fault;
 use super::subject::About;
-use super::wire::{self, FIRST, LAST};
+use super::wire::{self, BEFORE, FIRST, LAST};
 use super::{Relay, compare, kept};
 use crate::gateway::{Database, Gate};
 use crate::id::{DatabaseName, Region};
@@ -91,11 +91,15 @@ async fn take(relay: &Arc<Relay>, followers: &mut Followers, message: Message) {
         Some(About::Journal(db, region)) => {
             let (Some(first), Some(last)) = (message.number(FIRST), message.number(LAST)) else { return };
             gateway.metrics.count("run_received");
-            hand(relay, followers, &db, &region, Work::Run { first, last, payload: message.payload }).await;
+            let before = message.header(BEFORE).map(str::to_owned);
+            hand(relay, followers, &db, &region, Work::Run { first, last, before, payload: message.payload }).await;
         }
         Some(About::Heartbeat(region)) if region != gateway.region => {
             let Some((now, held)) = wire::parse_heartbeat(&message.payload) else { return };
-            gateway.relay.heard(&region, now - gateway.clock.now(), &held);
+            if gateway.relay.heard(&region, gateway.clock.now(), now, &held) {
+                // Kept, so that a gateway that begins knows whom to ask. Not kept: the next start asks those it knows.
+                let _ = tokio::time::timeout(relay.poll(), gateway.store.heard(&region)).await;
+            }
             for held in held {
                 // A region that hears of a database makes it and follows, also an empty one.
                 let Some(database) = database(relay, &held.db).await else { continue };
@@ -127,6 +131,8 @@ async fn own_journal(relay: &Arc<Relay>, followers: &mut Followers, peer: &Regio
         if database.open_at(database.known().vector.get(&gateway.region)) {
             gateway.relay.fault(about, None);
         }
+    } else if gateway.relay.is_retired(peer) {
+        // What only a region tells that is gone for good cannot be had.
     } else if let Ok(Ok(false)) = tokio::time::timeout(relay.poll(), gateway.covers(database, &wanted, Duration::ZERO)).await {
         let what = format!(
             "{peer} holds {}:{own} and we do not: this region's Postgres was set back; its journal is fetched before it takes writes",
@@ -143,7 +149,10 @@ fn compare(relay: &Arc<Relay>, peer: &Region, database: &Arc<Database>, held: &w
     let status = &relay.gateway.relay;
     match status.compare(peer, held, &database.known()) {
         None => {}
-        Some(true) => status.fault(compare::about(&held.db, peer), None),
+        Some(true) => {
+            status.equal(&held.db);
+            status.fault(compare::about(&held.db, peer), None);
+        }
         Some(false) => {
             relay.gateway.metrics.digest_mismatches.inc();
             if relay.holds(database) && status.looks(&held.db) {

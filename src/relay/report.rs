@@ -1,6 +1,7 @@
 //! What the relay knows, as status and metrics tell it.
 
 use super::status::{SILENT_AFTER, Standing, Status};
+use crate::clock::Millis;
 use crate::config::Config;
 use crate::id::{DatabaseName, Position, Region};
 use crate::json::write_string;
@@ -52,8 +53,8 @@ fn millis(time: Duration) -> i64 {
 }
 
 impl Status {
-    pub fn health(&self, config: &Config) -> Health {
-        let standing = self.standing();
+    pub fn health(&self, config: &Config, now: Millis) -> Health {
+        let standing = self.standing(now);
         let network = self.network.get().is_some_and(|network| !network.is_connected());
         let known = self.known();
         if known.faults.values().any(|fault| fault.red) || standing.refuses(config.clock.ahead_ms_max) {
@@ -96,8 +97,8 @@ impl Status {
     }
 
     /// This region's clock among the others'.
-    pub fn write_clock(&self, config: &Config, out: &mut String) {
-        let standing: Standing = self.standing();
+    pub fn write_clock(&self, config: &Config, now: Millis, out: &mut String) {
+        let standing: Standing = self.standing(now);
         let alarm = standing.ahead.abs() > config.clock.drift_alarm_ms;
         let refuses = standing.refuses(config.clock.ahead_ms_max);
         out.push_str(&format!(
@@ -156,11 +157,13 @@ impl Status {
             metrics.behind_millis.get_or_create(&peer).set(millis(since));
         }
         let known = self.known();
-        for (region, peer) in &known.peers {
+        let retired = |region: &Region| known.notes.get(region).is_some_and(|note| note.retired);
+        for (region, peer) in known.peers.iter().filter(|(region, _)| !retired(region)) {
             let by = ByPeer { peer: region.to_string() };
             metrics.silent_millis.get_or_create(&by).set(millis(peer.heard.elapsed()));
             metrics.ahead_millis.get_or_create(&by).set(peer.ahead);
-            let compared = peer.compared.values().map(|(at, _)| at.elapsed()).max().unwrap_or_else(|| peer.since.elapsed());
+            let compared = peer.dbs.keys().map(|db| peer.compared.get(db).map_or(peer.since, |(at, _)| *at).elapsed()).max();
+            let compared = compared.unwrap_or_default();
             metrics.compared_millis.get_or_create(&by).set(millis(compared));
         }
         metrics.faults.set(known.faults.len() as i64);

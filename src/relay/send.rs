@@ -2,7 +2,7 @@
 
 use super::Relay;
 use super::network::Message;
-use super::wire::{self, COUNT, FIRST, LAST, Run};
+use super::wire::{self, BEFORE, COUNT, FIRST, LAST, Run, Tip};
 use crate::error::{Error, Kind, Result};
 use crate::gateway::Database;
 use crate::store::{Bound, Span};
@@ -40,6 +40,7 @@ async fn send_all(relay: &Relay, database: &Database, heads: &mut tokio::sync::w
     let own = gateway.region.clone();
     let mut progress = Progress::read(relay, database, TASK).await?;
     let mut sent = progress.vector.get(&own);
+    let mut before: Option<Tip> = None;
     while relay.holds(database) {
         let upto = heads.borrow_and_update().vector.get(&own);
         if sent >= upto {
@@ -57,10 +58,21 @@ async fn send_all(relay: &Relay, database: &Database, heads: &mut tokio::sync::w
         let Some((last, ..)) = lines.last() else {
             return Err(Error::corrupt(format!("{own}:{} is in the head and not in the journal", sent + 1)));
         };
+        if before.as_ref().is_none_or(|before: &Tip| before.position != sent) && sent > 0 {
+            let span = Span { region: own.clone(), after: sent - 1, upto: sent };
+            let line = gateway.store.lines(database.id, &database.name, &span, READ).await?;
+            before = line.first().map(|(position, _, line)| Tip::of(*position, line));
+        }
         let runs = wire::runs(&lines, gateway.config.relay.message_bytes_max);
         for run in runs {
-            publish(relay, database, run).await?;
+            // Whoever holds another event before this run must not append it.
+            let follows = match lines.iter().find(|(position, ..)| *position + 1 == run.first) {
+                Some((position, _, line)) => Some(Tip::of(*position, line)),
+                None => before.clone().filter(|before| before.position + 1 == run.first),
+            };
+            publish(relay, database, run, follows).await?;
         }
+        before = lines.last().map(|(position, _, line)| Tip::of(*position, line));
         // Dead before the progress is kept: the runs are sent again; receivers and the stream drop them by position.
         gateway.relay.fault(about(database), None);
         sent = *last;
@@ -74,14 +86,17 @@ fn about(database: &Database) -> String {
     format!("sending {}", database.name)
 }
 
-async fn publish(relay: &Relay, database: &Database, run: Run) -> Result<()> {
+async fn publish(relay: &Relay, database: &Database, run: Run, follows: Option<Tip>) -> Result<()> {
     let gateway = &relay.gateway;
     let (first, last) = (run.first, run.last);
-    let message = Message::new(relay.subjects.journal(&database.name, &gateway.region), run.payload)
+    let mut message = Message::new(relay.subjects.journal(&database.name, &gateway.region), run.payload)
         .with(FIRST, first)
         .with(LAST, last)
         .with(COUNT, last - first + 1)
         .with("Nats-Msg-Id", format!("{}/{}/{last}", database.name, gateway.region));
+    if let Some(before) = follows {
+        message = message.with(BEFORE, before.hash);
+    }
     gateway.metrics.count("run_sent");
     if gateway.config.nats.jetstream {
         let stream = relay.subjects.stream(&gateway.region);

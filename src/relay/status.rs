@@ -21,8 +21,11 @@ const CLOCK_HELD: Duration = Duration::from_secs(30);
 /// Regions whose clocks a median needs.
 const CLOCKS_LEAST: usize = 3;
 
+/// Documents that differ are looked for again after this.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// Heads kept to compare digests by: a peer tells of what was a moment ago.
-const HEADS_KEPT: usize = 64;
+const HEADS_KEPT: usize = 256;
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,21 +64,24 @@ pub(super) struct Known {
     /// What peers held when this process began; until that is here, it is not ready.
     joining: BTreeMap<DatabaseName, Vector>,
     heads: BTreeMap<DatabaseName, VecDeque<(Vector, Digest)>>,
-    /// Databases whose documents are being compared.
-    looking: BTreeSet<DatabaseName>,
+    /// When it was last begun to look which documents of a database differ.
+    looking: BTreeMap<DatabaseName, Instant>,
     /// The last events that regions said their journals end with, as far as they were checked.
     tips: BTreeMap<(DatabaseName, Region), Tip>,
     /// Journals with two contents at one position.
     forks: BTreeSet<(DatabaseName, Region)>,
-    /// The latest stamp that waits for real time to catch up.
-    waiting: Option<Stamp>,
+    /// The latest stamps that wait for real time to catch up.
+    waiting: BTreeMap<(DatabaseName, Region), Stamp>,
 }
 
 pub(super) struct Peer {
     pub since: Instant,
     pub heard: Instant,
-    /// Its clock minus ours, milliseconds.
+    /// Its clock minus ours, milliseconds, and ours then.
     pub ahead: Millis,
+    pub clock: Millis,
+    /// Journals that it knows to have forked.
+    pub forks: BTreeSet<(DatabaseName, Region)>,
     pub dbs: BTreeMap<DatabaseName, Vector>,
     pub compared: BTreeMap<DatabaseName, (Instant, bool)>,
 }
@@ -105,17 +111,21 @@ impl Status {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A peer told what it holds.
-    pub fn heard(&self, region: &Region, ahead: Millis, held: &[Held]) {
+    /// A peer told what it holds, at `theirs` by its clock and `ours` by this one's. Whether it is a new one.
+    pub fn heard(&self, region: &Region, ours: Millis, theirs: Millis, held: &[Held]) -> bool {
         let mut known = self.known();
-        let now = Instant::now();
-        let new = || Peer { since: now, heard: now, ahead, dbs: BTreeMap::new(), compared: BTreeMap::new() };
+        let (now, ahead) = (Instant::now(), theirs - ours);
+        let is_new = !known.peers.contains_key(region);
+        let new =
+            || Peer { since: now, heard: now, ahead, clock: ours, forks: BTreeSet::new(), dbs: BTreeMap::new(), compared: BTreeMap::new() };
         let peer = known.peers.entry(region.clone()).or_insert_with(new);
-        peer.heard = now;
-        peer.ahead = ahead;
+        (peer.heard, peer.ahead, peer.clock) = (now, ahead, ours);
         for held in held {
             peer.dbs.insert(held.db.clone(), held.vector.clone());
+            peer.forks.retain(|(db, _)| *db != held.db);
+            peer.forks.extend(held.forks.iter().map(|region| (held.db.clone(), region.clone())));
         }
+        is_new
     }
 
     /// A journal was told to reach `upto`, and reaches `have` here.
@@ -132,16 +142,9 @@ impl Status {
 
     /// Compares a peer's digest with ours at the same vector, ours of now or of a moment ago. `None`: there is none.
     pub fn compare(&self, peer: &Region, held: &Held, head: &Head) -> Option<bool> {
+        self.passed(&held.db, head);
         let mut known = self.known();
         let heads = known.heads.entry(held.db.clone()).or_default();
-        if heads.back().is_none_or(|(vector, _)| *vector != head.vector) {
-            heads.push_back((head.vector.clone(), head.digest));
-            if heads.len() > HEADS_KEPT {
-                heads.pop_front();
-            }
-        } else if let Some(last) = heads.back_mut() {
-            last.1 = head.digest; // made again by a rebuild
-        }
         let equal = heads.iter().rev().find(|(vector, _)| *vector == held.vector).map(|(_, digest)| *digest == held.digest)?;
         if let Some(peer) = known.peers.get_mut(peer) {
             peer.compared.insert(held.db.clone(), (Instant::now(), equal));
@@ -149,12 +152,31 @@ impl Status {
         Some(equal)
     }
 
-    /// Whether the caller is the one to look which documents differ; [`looked`](Self::looked) ends it.
-    pub fn looks(&self, db: &DatabaseName) -> bool {
-        self.known().looking.insert(db.clone())
+    /// A head that this region has had: peers tell of what was a moment ago.
+    pub fn passed(&self, db: &DatabaseName, head: &Head) {
+        let mut known = self.known();
+        let heads = known.heads.entry(db.clone()).or_default();
+        match heads.back_mut() {
+            Some(last) if last.0 == head.vector => last.1 = head.digest, // made again by a rebuild
+            _ => heads.push_back((head.vector.clone(), head.digest)),
+        }
+        if heads.len() > HEADS_KEPT {
+            heads.pop_front();
+        }
     }
 
-    pub fn looked(&self, db: &DatabaseName) {
+    /// Whether it is time to look which documents differ: that reads much, so it is not done at every heartbeat.
+    pub fn looks(&self, db: &DatabaseName) -> bool {
+        let mut known = self.known();
+        let due = known.looking.get(db).is_none_or(|begun| begun.elapsed() > LOOK_AGAIN);
+        if due {
+            known.looking.insert(db.clone(), Instant::now());
+        }
+        due
+    }
+
+    /// Digests are equal again.
+    pub fn equal(&self, db: &DatabaseName) {
         self.known().looking.remove(db);
     }
 
@@ -186,9 +208,9 @@ impl Status {
         self.known().peers.contains_key(region)
     }
 
-    /// A peer's clock minus ours, as it last was.
-    pub fn ahead_of(&self, region: &Region) -> Millis {
-        self.known().peers.get(region).map_or(0, |peer| peer.ahead)
+    /// A peer's clock minus ours, which says `now`.
+    pub fn ahead_of(&self, region: &Region, now: Millis) -> Millis {
+        self.known().peers.get(region).map_or(0, |peer| peer.ahead_at(now))
     }
 
     /// Whether a peer was heard within this time.
@@ -236,6 +258,11 @@ impl Status {
         self.known().notes = notes.into_iter().map(|note| (note.region.clone(), note)).collect();
     }
 
+    /// Regions that this one has heard of, ever.
+    pub fn ever_heard(&self) -> Vec<Region> {
+        self.known().notes.keys().cloned().collect()
+    }
+
     pub fn is_retired(&self, region: &Region) -> bool {
         self.known().notes.get(region).is_some_and(|note| note.retired)
     }
@@ -245,22 +272,27 @@ impl Status {
         self.known().notes.values().map(|note| note.accepted_until).max().unwrap_or_default()
     }
 
-    /// A stamp waits, or nothing does any more.
-    pub fn waits(&self, stamp: Option<Stamp>) {
+    /// A journal waits for a stamp, or no longer.
+    pub fn waits(&self, db: &DatabaseName, region: &Region, stamp: Option<Stamp>) {
+        let key = (db.clone(), region.clone());
         let mut known = self.known();
-        known.waiting = stamp.max(known.waiting.filter(|_| stamp.is_some()));
+        match stamp {
+            Some(stamp) => drop(known.waiting.insert(key, stamp)),
+            None => drop(known.waiting.remove(&key)),
+        }
     }
 
-    pub fn waiting(&self) -> Option<Stamp> {
-        self.known().waiting
+    /// The latest stamp of a region that waits, in any database.
+    pub fn waiting(&self, region: &Region) -> Option<Stamp> {
+        self.known().waiting.iter().filter(|((_, of), _)| of == region).map(|(_, stamp)| *stamp).max()
     }
 
-    /// This region's clock among those that were heard lately; retired regions do not count.
-    pub fn standing(&self) -> Standing {
+    /// This region's clock, which says `now`, among those that were heard lately; retired regions do not count.
+    pub fn standing(&self, now: Millis) -> Standing {
         let known = self.known();
         let counts = |region: &Region| !known.notes.get(region).is_some_and(|note| note.retired);
         let heard = known.peers.iter().filter(|(region, peer)| counts(region) && peer.heard.elapsed() <= CLOCK_HELD);
-        let mut ahead: Vec<Millis> = heard.map(|(_, peer)| peer.ahead).chain([0]).collect();
+        let mut ahead: Vec<Millis> = heard.map(|(_, peer)| peer.ahead_at(now)).chain([0]).collect();
         ahead.sort_unstable();
         let median = (ahead[(ahead.len() - 1) / 2] + ahead[ahead.len() / 2]) / 2;
         Standing { ahead: -median, clocks: ahead.len() }
@@ -275,25 +307,55 @@ impl Status {
         }
     }
 
-    /// What of it is not here yet; journals that cannot be had at all are not waited for.
+    /// What of it is not here yet. Of each journal no more is waited for than live peers hold now, and nothing of one that
+    /// forked or waits for its stamps.
     pub fn lacks(&self, head: impl Fn(&DatabaseName) -> Option<Vector>) -> Option<String> {
         let mut known = self.known();
-        let Known { joining, faults, .. } = &mut *known;
+        let mut joining = std::mem::take(&mut known.joining);
         let mut lacks = None;
         joining.retain(|db, wanted| {
             let have = head(db).unwrap_or_default();
-            let stopped = |region: &Region| {
-                [format!("journal {db}/{region}"), format!("fork of {db}/{region}"), format!("clock of {region}")]
-                    .iter()
-                    .any(|about| faults.contains_key(about))
-            };
-            let missing = wanted.iter().filter(|(region, position)| have.get(region) < *position && !stopped(region)).count();
-            if missing > 0 {
+            if have.covers(wanted) {
+                return false;
+            }
+            let missing = wanted.iter().filter(|(region, position)| {
+                let to_be_had = (*position).min(known.most(db, region));
+                have.get(region) < to_be_had && !known.stopped(db, region)
+            });
+            if missing.count() > 0 {
                 lacks = Some(format!("catching up: {} events of {db} are missing", wanted.beyond(&have)));
             }
-            missing > 0
+            true
         });
+        known.joining = joining;
         lacks
+    }
+
+    /// How far live peers hold a journal; retired ones do not count.
+    pub fn most(&self, db: &DatabaseName, journal: &Region) -> Position {
+        self.known().most(db, journal)
+    }
+}
+
+impl Known {
+    fn most(&self, db: &DatabaseName, journal: &Region) -> Position {
+        let retired = |region: &Region| self.notes.get(region).is_some_and(|note| note.retired);
+        let live = self.peers.iter().filter(|(region, peer)| !retired(region) && peer.heard.elapsed() <= CLOCK_HELD);
+        live.filter_map(|(_, peer)| peer.dbs.get(db)).map(|vector| vector.get(journal)).max().unwrap_or(0)
+    }
+
+    /// A journal that cannot be followed for now, as this region or a peer knows.
+    fn stopped(&self, db: &DatabaseName, region: &Region) -> bool {
+        let key = (db.clone(), region.clone());
+        self.forks.contains(&key) || self.waiting.contains_key(&key) || self.peers.values().any(|peer| peer.forks.contains(&key))
+    }
+}
+
+impl Peer {
+    /// Its clock minus ours, which says `now`: what ours jumped by since then counts.
+    pub fn ahead_at(&self, now: Millis) -> Millis {
+        let passed = self.heard.elapsed().as_millis() as Millis;
+        self.ahead - ((now - self.clock) - passed)
     }
 }
 
@@ -309,8 +371,10 @@ mod tests {
     async fn one_bad_clock_of_three_finds_itself_out_and_the_others_go_on() {
         let standing = |aheads: &[(&str, Millis)]| {
             let status = Status::default();
-            aheads.iter().for_each(|(name, ahead)| status.heard(&region(name), *ahead, &[]));
-            status.standing()
+            for (name, ahead) in aheads {
+                status.heard(&region(name), 1000, 1000 + ahead, &[]);
+            }
+            status.standing(1000)
         };
         let hour = 3_600_000;
         // Ours is two hours ahead: both others are that far behind it.
@@ -322,6 +386,12 @@ mod tests {
         // Two alone cannot say which of them is wrong.
         assert!(!standing(&[("us", 2 * hour)]).refuses(hour / 2));
         assert_eq!(standing(&[]), Standing { ahead: 0, clocks: 1 });
+        // Ours jumps: that is known before anybody is heard again.
+        let status = Status::default();
+        for name in ["us", "ap"] {
+            status.heard(&region(name), 1000, 1000, &[]);
+        }
+        assert!(!status.standing(1000).refuses(hour) && status.standing(1000 + 5 * hour).refuses(hour));
     }
 
     #[tokio::test]
@@ -354,10 +424,12 @@ mod tests {
             tip: None,
             forks: Vec::new(),
         };
+        status.heard(&region("eu"), 0, 0, &[held("eu:5,us:9")]);
         status.join(&[held("eu:5,us:9")], &own);
         assert!(status.lacks(|_| None).is_some());
         assert!(status.lacks(|_| Some(vector("eu:4"))).is_some());
-        status.fault("journal shop/eu", Some("nobody has the events".to_owned().into()));
+        status.fork(&db, &region("eu"), "as it is said".into());
         assert_eq!(status.lacks(|_| Some(vector("eu:4"))), None, "what cannot be had is not waited for");
+        assert_eq!(status.lacks(|_| Some(vector("eu:5"))), None);
     }
 }

@@ -12,6 +12,8 @@ pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
     let subject = relay.subjects.commit(&relay.gateway.region);
     let mut told = 0;
     while heads.changed().await.is_ok() {
+        let head = heads.borrow().clone();
+        relay.gateway.relay.passed(&database.name, &head);
         // Only of our own commits: a head learned from the others is no news to them.
         let commits = database.appender.queue().commits.load(Ordering::Relaxed);
         if commits != told {

@@ -14,6 +14,8 @@ use std::io::Read;
 pub const FIRST: &str = "Tidegate-First";
 pub const LAST: &str = "Tidegate-Last";
 pub const COUNT: &str = "Tidegate-Count";
+/// The hash of the event before the first: what the run follows on.
+pub const BEFORE: &str = "Tidegate-Before";
 
 /// The largest run that is inflated: an atomic batch of the largest body, and what its events carry beside it.
 pub const RUN_BYTES_MAX: usize = 256 << 20;

@@ -142,7 +142,7 @@ fn inflate(
 }
 
 /// Insisting on the type also keeps a web page's plain form from posting here: it cannot send this header unasked.
-fn require_json(headers: &HeaderMap, empty: bool) -> Result<(), Problem> {
+pub fn require_json(headers: &HeaderMap, empty: bool) -> Result<(), Problem> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     let bare = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     if bare == "application/json" || bare.ends_with("+json") || (empty && bare.is_empty()) {

@@ -1,11 +1,11 @@
 //! What `verify` reads: everything, in one view, as a stream, as it is stored. It trusts no code of the pipeline but the
 //! reading of rows.
 
-use super::{DatabaseId, Head, sql};
+use super::{DatabaseId, Head, hints, sql};
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId, Region};
 use crate::journal::Event;
-use crate::project::Document;
+use crate::project::{Copied, Document, Folding, Keyframe, Place};
 use futures_util::StreamExt;
 use futures_util::stream::Fuse;
 use std::pin::Pin;
@@ -15,6 +15,8 @@ use uuid::Uuid;
 
 pub struct Audit {
     client: Client,
+    /// The same view over another connection: what is asked while a stream is read.
+    side: Client,
 }
 
 /// Events as they come; an unreadable row is an error of that row alone.
@@ -40,8 +42,14 @@ impl Audit {
     pub async fn open(url: &str) -> Result<Self> {
         let (client, connection) = tokio_postgres::connect(url, NoTls).await.map_err(fail)?;
         tokio::spawn(connection);
-        client.batch_execute("begin isolation level repeatable read read only").await.map_err(fail)?;
-        Ok(Self { client })
+        // Every statement goes along an index, however large the tables are.
+        let begin = "begin isolation level repeatable read read only; set local enable_seqscan = off; set local enable_sort = off";
+        client.batch_execute(begin).await.map_err(fail)?;
+        let snapshot: String = client.query_one("select pg_export_snapshot()", &[]).await.map_err(fail)?.get(0);
+        let (side, connection) = tokio_postgres::connect(url, NoTls).await.map_err(fail)?;
+        tokio::spawn(connection);
+        side.batch_execute(&format!("{begin}; set transaction snapshot '{snapshot}'")).await.map_err(fail)?;
+        Ok(Self { client, side })
     }
 
     pub async fn databases(&self) -> Result<Vec<(DatabaseId, DatabaseName, Head)>> {
@@ -79,6 +87,32 @@ impl Audit {
     pub async fn events_by_document(&self, db: DatabaseId, after: Option<&DocId>, upto: Option<&DocId>) -> Result<Events> {
         let statement = sql::events_by_document();
         self.stream(&statement, &[&db, &after.map_or("", DocId::as_str), &upto.map_or("~", DocId::as_str)]).await
+    }
+
+    /// Ops of the documents in `(after, upto]` that stand in more than one journal; no upper end: all that follow.
+    pub async fn copies(&self, db: DatabaseId, after: Option<&DocId>, upto: Option<&DocId>) -> Result<Vec<Copied>> {
+        let params: [&(dyn ToSql + Sync); 3] = [&db, &after.map_or("", DocId::as_str), &upto.map_or("~", DocId::as_str)];
+        self.side.query(sql::COPIES_OF_EVENTS, &params).await.map_err(fail)?.iter().map(sql::copied).collect()
+    }
+
+    /// The first keyframe of a document after a place in T.
+    pub async fn keyframe(&self, db: DatabaseId, doc: &DocId, after: Option<&Place>) -> Result<Option<Keyframe>> {
+        let (stamp, region, position) =
+            after.map_or((-1, "", 0), |place| (place.stamp.to_i64(), place.region.as_str(), place.position as i64));
+        let params: [&(dyn ToSql + Sync); 5] = [&db, &doc.as_str(), &stamp, &region, &position];
+        self.side.query_opt(sql::KEYFRAME_AFTER, &params).await.map_err(fail)?.as_ref().map(sql::keyframe).transpose()
+    }
+
+    /// Takes an event into a fold. `false`: what its runs of increments cannot tell cannot be read either.
+    pub async fn take(&self, db: DatabaseId, folding: &mut Folding, event: &Event) -> Result<bool> {
+        hints::take(&self.side, db, folding, event).await
+    }
+
+    /// Events of one document in T order.
+    pub async fn events_of_document(&self, db: DatabaseId, doc: &DocId) -> Result<Events> {
+        let params: [&(dyn ToSql + Sync); 2] = [&db, &doc.as_str()];
+        let rows = self.side.query_raw(&sql::events_of_document(), params).await.map_err(fail)?;
+        Ok(Events(Box::pin(rows).fuse()))
     }
 
     async fn stream(&self, statement: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Events> {

@@ -299,6 +299,12 @@ impl Store for Memory {
         Ok(self.inner().regions.values().cloned().collect())
     }
 
+    async fn heard(&self, region: &Region) -> Result<()> {
+        self.step().await?;
+        self.inner().note(region);
+        Ok(())
+    }
+
     async fn retire(&self, region: &Region) -> Result<()> {
         self.step().await?;
         self.inner().note(region).retired = true;

@@ -6,6 +6,7 @@
 pub mod audit;
 mod columns;
 mod connection;
+mod hints;
 pub mod memory;
 pub mod migrate;
 pub mod postgres;
@@ -198,8 +199,11 @@ pub trait Store: Send + Sync + 'static {
 
     async fn set_progress(&self, db: DatabaseId, task: &str, vector: &Vector) -> Result<()>;
 
-    /// What operators said of regions.
+    /// Regions that were heard of, and what operators said of them.
     async fn regions(&self) -> Result<Vec<RegionNote>>;
+
+    /// Another region was heard of.
+    async fn heard(&self, region: &Region) -> Result<()>;
 
     /// A region is gone for good.
     async fn retire(&self, region: &Region) -> Result<()>;

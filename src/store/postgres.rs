@@ -64,7 +64,8 @@ impl Postgres {
             readers: pool(settings.connections_max - writers)?,
             timeout: settings.timeout,
             begin: format!("begin; {limits}"),
-            begin_view: format!("begin isolation level repeatable read read only; {limits}"),
+            // Locked before the view is taken: a rebuild that swaps the table later must not show through it.
+            begin_view: format!("begin isolation level repeatable read read only; {limits}; lock table documents in access share mode"),
         })
     }
 
@@ -193,6 +194,10 @@ impl Store for Postgres {
 
     async fn regions(&self) -> Result<Vec<RegionNote>> {
         self.reader().await?.rows("reading what is known of regions", sql::REGIONS, &[], sql::region_note).await
+    }
+
+    async fn heard(&self, region: &Region) -> Result<()> {
+        self.execute("noting a region", sql::HEARD, &[&region.as_str()]).await
     }
 
     async fn retire(&self, region: &Region) -> Result<()> {

@@ -7,7 +7,7 @@
 //! only read.
 
 use super::columns::{CopiedColumns, DocumentColumns, PlaceColumns};
-use super::{DatabaseId, migrate, sql};
+use super::{DatabaseId, hints, migrate, sql};
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId};
 use crate::json::Value;
@@ -67,6 +67,8 @@ pub async fn rebuild(url: &str, progress: &mut (dyn Progress + Send)) -> Result<
         format!("drop table if exists {table}_fresh; create table {table}_fresh (like {table} including all){fill};")
     });
     client.batch_execute(&fresh.concat()).await.map_err(fail)?;
+    // Every statement goes along an index, however large the tables are.
+    client.batch_execute("set enable_seqscan = off; set enable_sort = off").await.map_err(fail)?;
     let mut databases: BTreeMap<DatabaseId, Database> = BTreeMap::new();
     progress.begin(heads(&client).await?.iter().map(|(_, _, vector)| vector.events()).sum());
     for round in 0..ROUNDS_MAX {
@@ -155,7 +157,7 @@ async fn make(client: &Client, database: &mut Database, docs: &[DocId], progress
     }
     let (mut documents, mut keyframes, mut copies) = (Vec::new(), Vec::new(), Vec::new());
     for doc in docs {
-        let copied = client.query(sql::COPIES_OF_EVENTS, &[&database.id, &doc.as_str()]).await.map_err(fail)?;
+        let copied = client.query(sql::COPIES_OF_DOCUMENT, &[&database.id, &doc.as_str()]).await.map_err(fail)?;
         let copied = copied.iter().map(sql::copied).collect::<Result<Vec<Copied>>>()?;
         let made = match fold(client, database.id, doc, &copied, false, progress).await? {
             Some(made) => Some(made),
@@ -184,18 +186,19 @@ async fn fold(
     let mut folding = Folding::new(if unfolded { Fold::unfolded() } else { Fold::default() }, copied, None);
     let (mut keyframes, mut since, mut due) = (Vec::new(), 0, keyframe::EVENTS);
     let (mut version, mut stamp, mut after): (Vector, _, Option<Place>) = Default::default();
+    let past = &client.prepare(&sql::past()).await.map_err(fail)?;
     loop {
         let (at, region, position) =
             after.as_ref().map_or((-1, "", 0), |place| (place.stamp.to_i64(), place.region.as_str(), place.position as i64));
         let params: [&(dyn ToSql + Sync); 8] = [&db, &doc.as_str(), &at, &region, &position, &i64::MAX, &PAGE, &PAGE_BYTES];
-        let rows = client.query(&sql::past(), &params).await.map_err(fail)?;
+        let rows = client.query(past, &params).await.map_err(fail)?;
         if rows.is_empty() {
             break;
         }
         progress.step(rows.len() as u64);
         for row in &rows {
             let event = sql::event(row)?;
-            if folding.take(&event).is_err() {
+            if !hints::take(client, db, &mut folding, &event).await? {
                 return Ok(None);
             }
             version.raise(&event.region, event.position);
@@ -206,7 +209,7 @@ async fn fold(
                 let (kept, next) = keyframe::consider(folding.fold.clone(), Place::of(&event), since, due);
                 due = next;
                 if let Some(kept) = kept {
-                    keyframes.push(kept);
+                    keyframe::keep(&mut keyframes, kept);
                     since = 0;
                 }
             }
@@ -234,7 +237,8 @@ async fn write(client: &Client, db: DatabaseId, documents: &[Document], keyframe
 /// The last of it, under the heads' locks: nobody appends meanwhile, and readers wait for a moment.
 async fn swap(client: &Client, databases: &mut BTreeMap<DatabaseId, Database>, progress: &mut (dyn Progress + Send)) -> Result<Report> {
     client.batch_execute("begin; set local lock_timeout = '3s'").await.map_err(fail)?;
-    client.execute("select 1 from heads order by database for update", &[]).await.map_err(fail)?;
+    // Also against databases that are made just now.
+    client.batch_execute("lock table heads in exclusive mode").await.map_err(fail)?;
     let mut report = Report::default();
     for (id, name, _) in heads(client).await? {
         let database = databases.entry(id).or_insert_with(|| Database::new(id, name));

@@ -64,12 +64,15 @@ pub const BUCKET: &str = "select doc, version, stamp, body, conflicts, keyframe_
         ) as page
     ) as counted where before < $6::int8 order by doc";
 
-pub const CONFLICTED: &str = "select doc, version, stamp, body::text, conflicts::text, keyframe_in from documents
+/// Without their bodies.
+pub const CONFLICTED: &str = "select doc, version, stamp, null::text, conflicts::text, keyframe_in from documents
     where database = $1 and doc > $2 and doc < $3 and conflicts is not null order by doc limit $4";
 
 pub const CONFLICTED_COUNT: &str = "select count(*) from documents where database = $1 and conflicts is not null";
 
 pub const REGIONS: &str = "select region, retired_at is not null, accepted_until from regions order by region";
+
+pub const HEARD: &str = "insert into regions (region) values ($1) on conflict do nothing";
 
 pub const RETIRE: &str = "insert into regions (region, retired_at) values ($1, now())
     on conflict (region) do update set retired_at = coalesce(regions.retired_at, excluded.retired_at)";
@@ -125,12 +128,34 @@ pub const TOUCHED_DOCS: &str = "select distinct doc from events where database =
 /// Documents that a journal touched between two positions.
 pub const TOUCHED_SINCE: &str = "select distinct doc from events where database = $1 and region = $2 and position > $3 and position <= $4";
 
-/// Ops of a document that stand in more than one journal.
-pub const COPIES_OF_EVENTS: &str = "select doc, id, sent, stamp, region, position, client from (
-        select *, decode(left(right(content, 66), 64), 'hex') as sent,
-            count(*) over (partition by id, left(right(content, 66), 64)) as places
-        from events where database = $1 and doc = $2
+/// Ops of the documents in `($2, $3]` that stand in more than one journal.
+pub const COPIES_OF_EVENTS: &str = "select doc, id, decode(sent, 'hex'), stamp, region, position, client from (
+        select doc, id, sent, stamp, region, position, client, count(*) over (partition by doc, id, sent) as places
+        from (
+            select doc, id, left(right(content, 66), 64) as sent, stamp, region, position, client from events
+            where database = $1 and doc > $2 and doc <= $3
+        ) as narrow
+    ) as counted where places > 1 order by doc";
+
+/// The same of one document.
+pub const COPIES_OF_DOCUMENT: &str = "select doc, id, decode(sent, 'hex'), stamp, region, position, client from (
+        select doc, id, sent, stamp, region, position, client, count(*) over (partition by id, sent) as places
+        from (
+            select doc, id, left(right(content, 66), 64) as sent, stamp, region, position, client from events
+            where database = $1 and doc = $2
+        ) as narrow
     ) as counted where places > 1";
+
+pub const PLACES_OF_CLIENT: &str = "select region, position from events where database = $1 and doc = $2 and client = $3";
+
+/// The first keyframe of a document after a place in T.
+pub const KEYFRAME_AFTER: &str = "select stamp, region, position, latest, state from keyframes
+    where database = $1 and doc = $2 and (stamp, region, position) > ($3, $4, $5)
+    order by stamp, region, position limit 1";
+
+pub fn events_of_document() -> String {
+    format!("select {EVENT_COLUMNS} from events where database = $1 and doc = $2 order by stamp, region, position")
+}
 
 /// A journal from its beginning to its end.
 pub fn journal() -> String {
@@ -356,7 +381,7 @@ fn vector(row: &Row, at: usize) -> Result<Vector> {
     Vector::parse(row.get(at)).map_err(Error::corrupt)
 }
 
-fn region(row: &Row, at: usize) -> Result<Region> {
+pub fn region(row: &Row, at: usize) -> Result<Region> {
     Region::new(row.get(at)).map_err(Error::corrupt)
 }
 

@@ -27,6 +27,9 @@ const LIMIT_MAX: u64 = 1000;
 /// Documents looked at for one page.
 const DOCUMENTS: usize = 200;
 
+/// Documents looked through for one page at most: few of many may be what is asked for.
+const DOCUMENTS_MAX: usize = 5000;
+
 /// What a page says of values, bytes; it ends after the conflict that passes it.
 const BYTES_MAX: usize = 16 << 20;
 
@@ -92,7 +95,7 @@ async fn page(context: &Context, database: &Database, wanted: &Wanted, limit: us
         (None, Some(doc)) => store.documents(database.id, std::slice::from_ref(doc)).await?,
         (None, None) => Vec::new(),
     };
-    let mut more = false;
+    let (mut more, mut looked) = (false, 0);
     'full: loop {
         for document in &documents {
             for conflict in document.conflicts.iter().filter(|conflict| wanted.takes(document, conflict)) {
@@ -105,6 +108,11 @@ async fn page(context: &Context, database: &Database, wanted: &Wanted, limit: us
             after = Some(document.doc.clone());
         }
         if wanted.doc.is_some() {
+            break;
+        }
+        looked += documents.len();
+        if looked >= DOCUMENTS_MAX {
+            more = true;
             break;
         }
         documents = store.conflicted(database.id, wanted.collection.as_deref(), after.as_ref().map(DocId::as_str), DOCUMENTS).await?;
@@ -129,9 +137,15 @@ async fn page(context: &Context, database: &Database, wanted: &Wanted, limit: us
         }
     }
     out.push(']');
-    if let Some((doc, conflict)) = last.filter(|_| more) {
+    // Where nothing was found in what was looked through, the last document of it says where to go on.
+    let next = match (last, &after) {
+        (Some((doc, conflict)), _) if found.len() >= limit || looked < DOCUMENTS_MAX || out.len() > BYTES_MAX => Some((doc, conflict.id())),
+        (_, Some(doc)) => Some((doc, "~".into())),
+        _ => None,
+    };
+    if let Some((doc, id)) = next.filter(|_| more) {
         out.push_str(",\"next\":");
-        write_string(&format!("{doc}\n{}", conflict.id()), &mut out);
+        write_string(&format!("{doc}\n{id}"), &mut out);
     }
     out.push('}');
     Ok(json(out))
@@ -215,8 +229,15 @@ pub async fn restore(State(context): State<Context>, Path(db): Path<String>, uri
         })?;
         let doc = DocId::new(&asked.doc).map_err(|why| Problem::new(ProblemKind::Invalid, why).at("/doc"))?;
         // Decided on what was read, and kept only if that is still so: others may write meanwhile.
+        let limit = std::time::Duration::from_millis(context.gateway.config.limits.request_ms_max);
         for _ in 0..TRIES {
-            let outcome = try_restore(&context, &database, &doc, &asked).await?;
+            let tried = tokio::time::timeout(limit, try_restore(&context, &database, &doc, &asked)).await;
+            let outcome = tried.map_err(|_| {
+                Problem::new(
+                    ProblemKind::Unavailable,
+                    "no commit within the time of a request; list the conflicts to learn whether it was kept",
+                )
+            })??;
             let moved =
                 |verdict: &Verdict| matches!(verdict, Verdict::Rejected { problem, .. } if problem.kind == ProblemKind::Precondition);
             if !outcome.verdicts.iter().any(moved) {

@@ -4,19 +4,19 @@ use crate::clock::Stamp;
 use crate::id::Region;
 use crate::problem::{Problem, ProblemKind};
 use crate::serve::problem::Refusal;
-use crate::serve::request::Query;
+use crate::serve::request::{self, Query};
 use crate::serve::routes::{Context, json};
 use axum::extract::{Path, State};
-use axum::http::Uri;
+use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 
 /// What is accepted goes so far beyond what waits: the region goes on writing while its clock is being set right.
 const BEYOND: i64 = 3_600_000;
 
 /// The region is gone for good: its silence raises no alarm. Events of its that turn up are still applied.
-pub async fn retire(State(context): State<Context>, Path(region): Path<String>, uri: Uri) -> Response {
+pub async fn retire(State(context): State<Context>, Path(region): Path<String>, uri: Uri, headers: HeaderMap) -> Response {
     let answer = async {
-        let region = named(&context, &region, &uri)?;
+        let region = named(&context, &region, &uri, &headers)?;
         context.gateway.store.retire(&region).await?;
         refresh(&context).await?;
         Ok(json(format!("{{\"region\":\"{region}\",\"retired\":true}}")))
@@ -25,10 +25,10 @@ pub async fn retire(State(context): State<Context>, Path(region): Path<String>, 
 }
 
 /// Takes what waits for being stamped too far in the future, and what follows it within the hour.
-pub async fn accept(State(context): State<Context>, Path(region): Path<String>, uri: Uri) -> Response {
+pub async fn accept(State(context): State<Context>, Path(region): Path<String>, uri: Uri, headers: HeaderMap) -> Response {
     let answer = async {
-        let region = named(&context, &region, &uri)?;
-        let waiting = context.gateway.relay.waiting();
+        let region = named(&context, &region, &uri, &headers)?;
+        let waiting = context.gateway.relay.waiting(&region);
         let waiting = waiting.ok_or_else(|| {
             Problem::new(
                 ProblemKind::NotFound,
@@ -43,9 +43,14 @@ pub async fn accept(State(context): State<Context>, Path(region): Path<String>, 
     context.finish(answer.await)
 }
 
-fn named(context: &Context, region: &str, uri: &Uri) -> Result<Region, Refusal> {
+fn named(context: &Context, region: &str, uri: &Uri, headers: &HeaderMap) -> Result<Region, Refusal> {
     Query::of(uri).end()?;
+    // A page of another site can post here only without saying so.
+    request::require_json(headers, false)?;
     let region = Region::new(region).map_err(|why| Problem::new(ProblemKind::Invalid, why))?;
+    if region != context.gateway.region && !context.gateway.relay.ever_heard().contains(&region) && !context.gateway.relay.knows(&region) {
+        return Err(Problem::new(ProblemKind::NotFound, format!("no region {region} was ever heard of here")).into());
+    }
     if region == context.gateway.region {
         return Err(Problem::new(ProblemKind::Invalid, format!("{region} is this gateway's own region; say it to another one")).into());
     }

@@ -25,9 +25,9 @@ pub async fn read(State(context): State<Context>, uri: Uri) -> Response {
             gateway.region,
             env!("CARGO_PKG_VERSION"),
             migrate::wanted(),
-            gateway.relay.health(&gateway.config).as_str()
+            gateway.relay.health(&gateway.config, gateway.clock.now()).as_str()
         );
-        gateway.relay.write_clock(&gateway.config, &mut out);
+        gateway.relay.write_clock(&gateway.config, gateway.clock.now(), &mut out);
         out.push_str(",\"relay\":");
         gateway.relay.write(&gateway.config, &mut out);
         out.push_str(",\"dbs\":[");
