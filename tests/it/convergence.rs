@@ -120,6 +120,16 @@ async fn a_region_restored_from_an_old_backup_fetches_its_own_journal_before_it_
 
 #[tokio::test]
 async fn a_fork_is_found_and_stops_that_journal_and_no_other() {
+    forked(1).await;
+}
+
+#[tokio::test]
+async fn a_fork_is_found_also_where_it_has_outgrown_the_journal_it_left() {
+    forked(9).await;
+}
+
+/// A region restored from a backup, while nobody could be asked, gives this many positions a second time or anew.
+async fn forked(writes: usize) {
     let world = World::new();
     let settings = world.settings("eu").await;
     let (proxy, url) = Proxy::before(&settings.values["TIDEGATE_NATS_URL"]).await;
@@ -139,7 +149,9 @@ async fn a_fork_is_found_and_stops_that_journal_and_no_other() {
     // Nobody can be asked, so it goes ahead, and gives positions a second time.
     proxy.cut();
     let eu = Process::start(&settings).await;
-    eu.client.write(vec![put("a/2", json!({"from": "after"}))]).await;
+    for _ in 0..writes {
+        eu.client.write(vec![put("a/2", json!({"from": "after"}))]).await;
+    }
     proxy.heal();
     until("both say so", || async {
         let (here, there) = (status(&us.client).await, status(&eu.client).await);

@@ -200,11 +200,11 @@ impl Checker {
                 return Err(here(format!("{} was {before} before", data.head.vector)));
             }
             never(world, at).map_err(here)?;
-            if self.looks % LOOKS == 0 {
+            if self.looks.is_multiple_of(LOOKS) {
                 check_documents(data).map_err(here)?;
             }
         }
-        if self.looks % LOOKS == 0 { check_verdicts(world, &all) } else { Ok(()) }
+        if self.looks.is_multiple_of(LOOKS) { check_verdicts(world, &all) } else { Ok(()) }
     }
 }
 

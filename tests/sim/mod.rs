@@ -133,7 +133,7 @@ fn run_all(seeds: u64, progress: bool) -> Result<Story, Failure> {
                 Ok(story) => world::lock(&sum).add(&story),
                 Err(failure) => *world::lock(&failed) = Some(failure),
             }
-            if progress && seed % 50 == 0 {
+            if progress && seed.is_multiple_of(50) {
                 eprint!("\rseed {seed} of {seeds} ");
             }
         }
