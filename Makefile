@@ -1,6 +1,6 @@
 # make dev     everything on this machine, no set-up (make dev ARGS='--regions 2')
 # make demo    three regions, a partition, conflicts, and proof that they end equal; ends by itself
-# make test    formatting aside, everything that must hold
+# make test    everything that must hold
 # make sim     simulated worlds of regions, as many as SEEDS says (make sim SEEDS=2000)
 # make check   what a change must pass: formatting, lints, tests
 # make tools   installs what is missing: a C linker, Postgres, nats-server

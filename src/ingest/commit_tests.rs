@@ -286,6 +286,7 @@ fn check_documents(data: &Data, region: &Region) {
         let (body, conflicts) = whole(events.iter().copied());
         assert_eq!(document.body.as_deref(), body.as_deref(), "{region} {}: the way taken and the whole fold", document.doc);
         assert_eq!(document.conflicts, conflicts, "{region} {}", document.doc);
+        check_principle(&Fold::of(events.iter().copied()), &conflicts);
         let version: Vector = events.iter().map(|event| (event.region.clone(), event.position)).collect();
         assert_eq!(document.version, version);
         for (place, keyframe) in data.keyframes.get(&document.doc).into_iter().flatten() {
@@ -300,6 +301,27 @@ fn check_documents(data: &Data, region: &Region) {
     let digest = data.documents.values().fold(Digest::default(), |sum, document| sum.plus(document.digest()));
     assert_eq!(data.head.digest, digest);
     assert_eq!(data.head.documents, data.documents.values().filter(|document| document.body.is_some()).count() as u64);
+}
+
+/// What is shown is something that stands, and what stands and is not shown is a conflict.
+fn check_principle(fold: &Fold, conflicts: &[Conflict]) {
+    let listed: HashSet<String> = conflicts.iter().map(Conflict::id).collect();
+    let body = fold.body().unwrap().unwrap_or_default();
+    for (pointer, sets) in fold.standing_sets().into_iter().filter(|(_, sets)| !sets.is_empty()) {
+        let unlisted: Vec<&Value> = sets.iter().filter(|(id, _)| !listed.contains(id)).map(|(_, value)| value).collect();
+        let shown = crate::project::body::get(&body, &pointer).expect("a leaf with a set is shown");
+        match shown {
+            Value::Text(text) => {
+                let parts: Vec<&str> = text.split(crate::project::leaf::JOINT).collect();
+                assert!(
+                    unlisted.iter().all(|value| value.as_str().is_some_and(|part| part == text || parts.contains(&part))),
+                    "{pointer}: {unlisted:?}"
+                );
+            }
+            _ => assert!(unlisted.windows(2).all(|pair| pair[0] == pair[1]), "{pointer} shows {shown:?}; unlisted {unlisted:?}"),
+        }
+        assert!(!unlisted.is_empty(), "{pointer} shows {shown:?}, which nobody set");
+    }
 }
 
 fn whole<'a>(events: impl Iterator<Item = &'a Event>) -> (Option<String>, Vec<Conflict>) {

@@ -242,7 +242,8 @@ impl Work {
         } else {
             View::Unknown
         };
-        let here = folded.body()?;
+        // The body is made only where it is needed: of a large document with conflicts that is the dearest part.
+        let here = if definition.is_some() || effect::is_checked(&op.action) { folded.body()? } else { None };
         if let Err(problem) = effect::check(&op.action, here) {
             return rejected(problem);
         }

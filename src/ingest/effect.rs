@@ -214,6 +214,11 @@ fn patch(at: &Pointer, value: Object, effect: &mut Effect) {
     }
 }
 
+/// Whether it depends on the document here whether an op makes sense.
+pub fn is_checked(action: &Action) -> bool {
+    matches!(action, Action::Increment(..) | Action::Add(..) | Action::Remove(..))
+}
+
 /// Whether an op makes sense on the document as it is here.
 pub fn check(action: &Action, here: Option<&Object>) -> Result<(), Problem> {
     let (pointer, wanted) = match action {

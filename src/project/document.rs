@@ -124,8 +124,9 @@ pub struct Folded {
     bytes_most: usize,
     conflicts: Vec<Conflict>,
     state: Option<Fold>,
-    /// Events came that `body` and `conflicts` do not show yet.
-    stale: bool,
+    /// Events came that these do not show yet; each is made when it is asked for.
+    stale_body: bool,
+    stale_conflicts: bool,
     since: u64,
     views: Vec<(Viewer, View)>,
     /// Events applied since it was read.
@@ -169,7 +170,8 @@ impl Folded {
             bytes_most: stored.and_then(|stored| stored.body.as_ref()).map_or(2, |body| body.len()),
             conflicts: stored.map(|stored| stored.conflicts.clone()).unwrap_or_default(),
             state,
-            stale: false,
+            stale_body: false,
+            stale_conflicts: false,
             since: past.map_or(0, |past| past.since),
             views,
             recent: Vec::new(),
@@ -199,13 +201,23 @@ impl Folded {
     }
 
     pub fn body(&mut self) -> Result<Option<&Object>, Wanting> {
-        self.refresh()?;
+        if let Some(state) = self.state.as_ref().filter(|_| self.stale_body) {
+            match state.body() {
+                Ok(body) => (self.body, self.stale_body) = (body, false),
+                Err(stuck) => return Err(self.stick(stuck)),
+            }
+        }
         Ok(self.body.as_ref())
     }
 
     /// Conflicts after the last event, sorted by id.
     pub fn conflicts(&mut self) -> Result<&[Conflict], Wanting> {
-        self.refresh()?;
+        if let Some(state) = self.state.as_ref().filter(|_| self.stale_conflicts) {
+            match state.conflicts() {
+                Ok(conflicts) => (self.conflicts, self.stale_conflicts) = (conflicts, false),
+                Err(stuck) => return Err(self.stick(stuck)),
+            }
+        }
         Ok(&self.conflicts)
     }
 
@@ -315,7 +327,7 @@ impl Folded {
             }
         }
         if let Some(state) = &mut self.state {
-            self.stale = true;
+            (self.stale_body, self.stale_conflicts) = (true, true);
             stuck = state.apply(event).err().or(stuck);
         } else {
             let simple = self.conflicts.is_empty() && self.is_all_seen(&Author::of(event));
@@ -347,21 +359,11 @@ impl Folded {
         Wanting
     }
 
-    fn refresh(&mut self) -> Result<(), Wanting> {
-        let Some(state) = self.state.as_ref().filter(|_| self.stale) else { return Ok(()) };
-        match state.body().and_then(|body| Ok((body, state.conflicts()?))) {
-            Ok((body, conflicts)) => {
-                (self.body, self.conflicts, self.stale) = (body, conflicts, false);
-                Ok(())
-            }
-            Err(stuck) => Err(self.stick(stuck)),
-        }
-    }
-
     /// Brings what is shown up to date, as [`finish`](Self::finish) needs it.
     pub fn settle(&mut self) {
         if !self.refold && !self.recent.is_empty() {
-            let _ = self.refresh();
+            // Where it wants more, that is noted.
+            let _ = self.body().is_ok() && self.conflicts().is_ok();
         }
     }
 

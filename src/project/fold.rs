@@ -144,7 +144,7 @@ impl Fold {
             found.push(Conflict::new(&lost.op, &lost.pointer, lost.reason, self.last_at(&lost.pointer)));
         }
         if self.tombstone.is_empty() {
-            for (pointer, leaf) in &self.leaves {
+            for (pointer, leaf) in self.leaves.iter().filter(|(_, leaf)| !leaf.is_single()) {
                 let Some(shown) = leaf.show()? else { continue };
                 let by = shown.by.as_ref();
                 found.extend(shown.unpicked.iter().map(|op| Conflict::new(op, pointer, Reason::Rule(shown.rule), by)));
@@ -156,10 +156,25 @@ impl Fold {
         Ok(found)
     }
 
+    /// The sets that stand at each leaf, as conflict id and value: for tests of the principle.
+    #[cfg(test)]
+    pub fn standing_sets(&self) -> Vec<(Pointer, Vec<(String, Value)>)> {
+        let id = |set: &Set, pointer: &Pointer| format!("{}:{}{pointer}", set.op.first.region, set.op.first.position);
+        let sets = |(pointer, leaf): (&Pointer, &Leaf)| {
+            (pointer.clone(), leaf.sets.iter().map(|set| (id(set, pointer), set.value.clone())).collect())
+        };
+        if self.tombstone.is_empty() { self.leaves.iter().map(sets).collect() } else { Vec::new() }
+    }
+
     /// The last op in T that stands at, above or below a pointer; none under a tombstone.
     fn last_at(&self, pointer: &Pointer) -> Option<&Arc<Op>> {
-        let standing = self.leaves.iter().filter(|(place, _)| self.tombstone.is_empty() && place.touches(pointer));
-        standing.filter_map(|(_, leaf)| leaf.last()).max_by(|a, b| a.place().cmp(&b.place()))
+        if !self.tombstone.is_empty() {
+            return None;
+        }
+        let above = self.above(pointer).into_iter().filter_map(|above| self.leaves.get(&above));
+        let below = self.leaves.range(pointer.child("")..).take_while(|(below, _)| pointer.is_above(below)).map(|(_, leaf)| leaf);
+        let here = self.leaves.get(pointer).into_iter();
+        here.chain(above).chain(below).filter_map(Leaf::last).max_by(|a, b| a.place().cmp(&b.place()))
     }
 
     fn apply_op(&mut self, op: &Arc<Op>, event: &Event) -> Result<(), Stuck> {

@@ -118,6 +118,11 @@ impl Leaf {
         self.sets.is_empty() && self.counts.is_empty() && self.adds.is_empty()
     }
 
+    /// One set and nothing else, as most are: it is shown.
+    pub fn is_single(&self) -> bool {
+        self.sets.len() == 1 && self.counts.is_empty() && self.adds.is_empty()
+    }
+
     /// The last op in T that stands here.
     pub fn last(&self) -> Option<&Arc<Op>> {
         let last = [self.sets.last().map(|set| &set.op), self.counts.last(), self.adds.last().map(|add| &add.op)];

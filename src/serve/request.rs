@@ -3,7 +3,7 @@
 use super::problem::Refusal;
 use crate::clock::Stamp;
 use crate::gateway::{Database, Gateway};
-use crate::id::{DatabaseName, DocId};
+use crate::id::{DatabaseName, DocId, collection_is_valid};
 use crate::ingest::batch::{Reader, WAIT_MS_MAX};
 use crate::problem::{Problem, ProblemKind};
 use crate::token::Session;
@@ -195,6 +195,14 @@ impl Query {
     /// Above the maximum it is lowered, never refused.
     pub fn take_limit(&mut self, most: u64) -> Result<usize, Problem> {
         Ok(self.take_number("limit")?.unwrap_or(100).clamp(1, most) as usize)
+    }
+
+    pub fn take_collection(&mut self) -> Result<Option<String>, Problem> {
+        let collection = self.take("collection")?;
+        match collection.as_deref().filter(|collection| !collection_is_valid(collection)) {
+            None => Ok(collection),
+            Some(other) => Err(invalid("collection", format!("{other:?} is no collection's name"))),
+        }
     }
 
     pub fn take_wait(&mut self) -> Result<Duration, Problem> {

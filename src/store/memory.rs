@@ -84,12 +84,6 @@ impl Memory {
     pub fn data(&self, db: DatabaseId) -> Result<Arc<Data>> {
         Ok(self.database(db)?.data())
     }
-
-    /// Puts a database back to what it was, as one does who restores a backup.
-    pub fn restore(&self, db: DatabaseId, data: Arc<Data>) -> Result<()> {
-        *self.database(db)?.data.lock().unwrap_or_else(PoisonError::into_inner) = data;
-        Ok(())
-    }
 }
 
 impl Database {

@@ -217,6 +217,14 @@ async fn documents_are_made_again_while_the_gateway_serves() {
     for n in 0..40 {
         eu.client.write((0..20).map(|m| increment(&format!("a/{m}"), "/n", f64::from(n))).collect()).await;
     }
+    // Conflicts of several kinds, which must come out the same.
+    let base = eu.client.write(vec![put("c/1", json!({"a": 1, "b": 1}))]).await["results"][0]["version"].clone();
+    for op in [patch("c/1", json!({"a": 2})), patch("c/1", json!({"a": 3, "b": {"d": 1}})), delete("c/1")] {
+        eu.client.write(vec![with(op, "base", base.clone())]).await;
+    }
+    eu.client.write(vec![put("c/2", json!({})), delete("c/2")]).await;
+    let listed = conflicts(&eu.client, "").await;
+    assert_eq!(listed.len(), 2, "{listed:#?}");
     let before = eu.client.try_database().await.unwrap();
     // Somebody writes past the gateway: the digest says so, and the documents are made again.
     let owner = crate::storage::connect(&eu.settings.owner).await;
@@ -239,8 +247,10 @@ async fn documents_are_made_again_while_the_gateway_serves() {
     writing.await.unwrap();
     assert_eq!(eu.client.body("a/3").await, json!({"n": 780}));
     assert_eq!(eu.client.body("a/5").await, json!({"n": 840}));
-    assert_eq!(before["documents"], 20);
-    assert_eq!(eu.client.try_database().await.unwrap()["documents"], 80);
+    assert_eq!(before["documents"], 21);
+    assert_eq!(eu.client.try_database().await.unwrap()["documents"], 81);
+    assert_eq!(conflicts(&eu.client, "").await, listed);
+    assert_eq!(eu.client.get("/docs/c/2").await.0, 410);
     // Names, comments and privileges are the old ones, so that it can be done again.
     tidegate::store::rebuild::rebuild(&eu.settings.owner, &mut Counted(0)).await.unwrap();
     eu.client.write(vec![increment("a/5", "/n", 1.0)]).await;

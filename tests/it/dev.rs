@@ -99,3 +99,38 @@ async fn dev_names_a_taken_port_and_forgets_what_is_ephemeral() {
     assert_eq!(tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap().code(), Some(0));
     assert!(!dir.join("ephemeral").exists() && !dir.join("postgres").exists());
 }
+
+async fn tidegate(arguments: &[&str]) -> (i32, String) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let output = command.args(arguments).env_remove("TIDEGATE_URL").stdin(std::process::Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(crate::support::PATIENCE * 3, output).await.expect("it ends in time").unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap_or(-1), said)
+}
+
+#[tokio::test]
+async fn the_show_of_three_regions_ends_by_itself_and_proves_what_it_says() {
+    let log = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/history-400.ndjson.gz");
+    let (code, said) = tidegate(&["demo", "--log", log]).await;
+    assert!(code == 0 && said.contains("faults: 0") && said.contains("/title"), "{code}: {said}");
+}
+
+#[tokio::test]
+async fn the_commands_of_an_operator_speak_to_a_running_region() {
+    let world = crate::support::World::new();
+    let (eu, us) = world.pair().await;
+    eu.client.write(vec![crate::support::client::put("a/1", serde_json::json!({}))]).await;
+    crate::support::until_equal(&eu.client, &us.client).await;
+    let (code, said) = tidegate(&["status", "--once", "--url", &eu.client.url, "--url", &us.client.url]).await;
+    assert!(code == 0 && said.contains("shop"), "{code}: {said}");
+    let (code, said) = tidegate(&["status", "--once", "--url", "http://127.0.0.1:1"]).await;
+    assert_eq!(code, 5, "{said}");
+    let (code, said) = tidegate(&["relay", "retire", "us", "--url", &eu.client.url]).await;
+    assert!(code == 0 && said.contains("\"retired\":true"), "{code}: {said}");
+    let (code, said) = tidegate(&["relay", "accept", "us", "--url", &eu.client.url]).await;
+    assert!(code == 4 && said.contains("nothing of us waits"), "{code}: {said}");
+    let (code, said) = tidegate(&["rebuild", "documents", "--url", &eu.settings.owner]).await;
+    assert!(code == 0 && said.contains("1 documents of 1 databases"), "{code}: {said}");
+    eu.finish().await;
+    us.finish().await;
+}

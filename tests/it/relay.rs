@@ -78,22 +78,30 @@ async fn large_events_and_atomic_batches_over_several_messages_arrive_whole() {
     let us = Region::start(small(world.settings("us").await)).await;
     eu.client.create("shop").await;
     let noise = |n: usize| (0..n).map(|_| id()).collect::<String>();
-    let ops: Vec<Value> = (0..40).map(|n| put(&format!("a/{n}"), json!({"text": noise(60)}))).collect();
-    let atomic = eu.client.batch(json!({"atomic": true, "ops": ops})).await;
-    assert_eq!(atomic["results"][39]["status"], "applied");
     eu.client.write(vec![put("a/huge", json!({"text": noise(5_000)}))]).await;
-    // Whole or not at all, at every moment.
-    let mut steps = Vec::new();
-    until("all of it is there", || {
-        let client = us.client.clone();
-        async move { client.try_database().await.is_some_and(|db| db["vector"]["eu"] == 41) }
-    })
-    .await;
-    steps.push(us.client.get("/docs?limit=1000").await.1["docs"].as_array().unwrap().len());
-    assert_eq!(steps.last(), Some(&41));
-    until_equal(&eu.client, &us.client).await;
-    eu.finish().await;
-    us.finish().await;
+    for batch in 0..5 {
+        let ops: Vec<Value> = (0..40).map(|n| put(&format!("b{batch}/{n}"), json!({"text": noise(60)}))).collect();
+        let atomic = eu.client.batch(json!({"atomic": true, "ops": ops})).await;
+        assert_eq!(atomic["results"][39]["status"], "applied");
+    }
+    eu.client.write(vec![put("a/2", json!({}))]).await;
+    // One that was there hears messages, one that comes now fetches: whole or not at all, at every moment.
+    let ap = Region::start(small(world.settings("ap").await)).await;
+    for region in [&us, &ap] {
+        until("all of it is there", || async {
+            for batch in 0..5 {
+                let (_, page) = region.client.get(&format!("/docs?limit=1000&collection=b{batch}")).await;
+                let there = page["docs"].as_array().map_or(0, Vec::len);
+                assert!(there == 0 || there == 40, "{there} of batch {batch}");
+            }
+            region.vector().await.get("eu") == Some(&202)
+        })
+        .await;
+        until_equal(&eu.client, &region.client).await;
+    }
+    for region in [eu, us, ap] {
+        region.finish().await;
+    }
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ const PATHS: [&str; 5] = ["/a", "/a/b", "/n", "/s", "/t~1x"];
 
 const SCHEMAS: [&str; 5] = [
     r#"{"properties":{"n":{"type":"number","x-merge":"counter"},"s":{"type":"array","x-merge":"set"},"a":{"x-merge":"ask"}}}"#,
-    r#"{"properties":{"n":{"type":["number","null"],"x-merge":"max"},"a":{"x-merge":"latest-edit"},"s":{"x-merge":"join"}}}"#,
+    r#"{"properties":{"n":{"type":["number","null"],"x-merge":"max"},"a":{"x-merge":"latest-edit"},"s":{"type":"string","x-merge":"join"}}}"#,
     r#"{"properties":{"n":{"type":"number","x-merge":"min"},"a":{"properties":{"b":{"x-merge":"ask"}}},"t/x":{"x-merge":"ask"}}}"#,
     r#"{"required":["n"]}"#,
     r#"{}"#,

@@ -1,4 +1,4 @@
-//! `tidegate demo`: a show that ends by itself after about a minute. Three regions on this machine take a real history in
+//! `tidegate demo`: a show that ends by itself after half a minute. Three regions on this machine take a real history in
 //! turn, are cut apart, written to on all sides, joined again; they end equal, and the audit proves it.
 //!
 //! It succeeds only if everything it tells is so: a region that differs, a conflict that only some list, a fault that

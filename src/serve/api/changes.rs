@@ -2,7 +2,7 @@
 
 use crate::clock::Stamp;
 use crate::gateway::{Database, Gateway};
-use crate::id::{DocId, collection_is_valid};
+use crate::id::DocId;
 use crate::lifecycle::Phase;
 use crate::problem::{Problem, ProblemKind};
 use crate::relay::feed::{self, Filter, Page, write_row, write_vector};
@@ -89,10 +89,7 @@ async fn wait_for<'a>(
 }
 
 fn filter(query: &mut Query) -> Result<Filter, Problem> {
-    let collection = query.take("collection")?;
-    if let Some(collection) = collection.as_deref().filter(|collection| !collection_is_valid(collection)) {
-        return Err(Problem::new(ProblemKind::Invalid, format!("{collection:?} is no collection's name")).at("collection"));
-    }
+    let collection = query.take_collection()?;
     let docs = query.take_all("docs");
     if docs.len() as u64 > LIMIT_MAX {
         return Err(Problem::new(ProblemKind::TooMany, format!("at most {LIMIT_MAX} documents, not {}", docs.len()))

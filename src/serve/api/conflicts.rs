@@ -2,7 +2,7 @@
 
 use crate::clock::format_time;
 use crate::gateway::Database;
-use crate::id::{DocId, Position, Region, collection_is_valid};
+use crate::id::{DocId, Position, Region};
 use crate::ingest::batch::{Action, Checked, Condition, Op, sent_of_set};
 use crate::ingest::{Outcome, Verdict};
 use crate::journal::{Event, Pointer};
@@ -63,10 +63,7 @@ struct Wanted {
 impl Wanted {
     fn take(query: &mut Query) -> Result<Self, Problem> {
         let invalid = |name: &str, why: String| Problem::new(ProblemKind::Invalid, why).at(name);
-        let (open, collection) = (query.take_bool("open")?, query.take("collection")?);
-        if let Some(collection) = collection.as_deref().filter(|collection| !collection_is_valid(collection)) {
-            return Err(invalid("collection", format!("{collection:?} is no collection's name")));
-        }
+        let (open, collection) = (query.take_bool("open")?, query.take_collection()?);
         let doc = query.take("doc")?.map(|doc| DocId::new(&doc).map_err(|why| invalid("doc", why))).transpose()?;
         let after = query.take("after")?;
         let after = after.map(|text| read_after(&text).ok_or_else(|| invalid("after", "after is what a page gave as `next`".into())));

@@ -1,7 +1,7 @@
 //! `GET …/docs/{doc}`, `POST …/docs:get`, `GET …/docs`.
 
 use crate::clock::format_time;
-use crate::id::{DocId, collection_is_valid};
+use crate::id::DocId;
 use crate::json::write_string;
 use crate::problem::{Problem, ProblemKind};
 use crate::project::Document;
@@ -138,11 +138,8 @@ pub async fn list(State(context): State<Context>, Path(db): Path<String>, uri: U
         let database = request::database(&context.gateway, &db).await?;
         request::wait_for_session(&context.gateway, &database, &mut query).await?;
         let limit = query.take_limit(LIMIT_MAX)?;
-        let (collection, after) = (query.take("collection")?, query.take("after")?);
+        let (collection, after) = (query.take_collection()?, query.take("after")?);
         query.end()?;
-        if let Some(collection) = collection.as_deref().filter(|collection| !collection_is_valid(collection)) {
-            return Err(Problem::new(ProblemKind::Invalid, format!("{collection:?} is no collection's name")).at("collection").into());
-        }
         if after.as_deref().is_some_and(|after| after.chars().any(char::is_control)) {
             return Err(Problem::new(ProblemKind::Invalid, "after is a document id").at("after").into());
         }
