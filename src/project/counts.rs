@@ -2,7 +2,7 @@
 //! lately, not all that ever happened.
 //!
 //! A run is as good as its members while nobody has seen only some of them and the number under it is the one it was
-//! made on, or all is exact. Else the answer is [`Stuck`], and whoever folds makes the state again from the journal.
+//! made on, or all is exact. Else the answer is [`Stuck`], and whoever folds reads in the journal what it asks for.
 //! Pure tests make runs of two.
 
 use super::keyframe::Place;
@@ -159,12 +159,7 @@ impl Run {
     }
 
     fn all_seen(&self, author: &Author<'_>) -> bool {
-        let seen = |(region, (_, last)): (&Region, &(Position, Last))| {
-            let covered = author.seen.get(region);
-            covered >= last.position
-                || (last.client == author.client && covered >= last.of_others(author.client) && author.keeps(region, last.position))
-        };
-        self.spans.iter().all(seen)
+        self.spans.iter().all(|(region, (_, last))| last.is_seen(region, author))
     }
 
     fn key(&self, pointer: &Pointer) -> RunKey {

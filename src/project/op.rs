@@ -105,7 +105,7 @@ impl Last {
     }
 
     /// Whether the author had seen everything up to here.
-    fn is_seen(&self, region: &Region, author: &Author<'_>) -> bool {
+    pub fn is_seen(&self, region: &Region, author: &Author<'_>) -> bool {
         let seen = author.seen.get(region);
         seen >= self.position
             || (self.client == author.client && seen >= self.of_others(author.client) && author.keeps(region, self.position))
