@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what `make dev` and `make test` stand on and this machine lacks: a C linker, Postgres (15 or later),
-# nats-server (2.9 or later). By apt, as root or with sudo, without questions; elsewhere it says what to install.
+# nats-server (2.9 or later); with the argument `test` also a Chromium, for the test of a web page. By apt, as root or with
+# sudo, without questions; elsewhere it says what to install.
 # What apt starts by itself (a cluster on 5432, a NATS service) is left running and is not used.
 set -eu
 
@@ -21,12 +22,18 @@ done
 
 have nats-server || [ -x /usr/sbin/nats-server ] || [ -n "${TIDEGATE_NATS_SERVER:-}" ] || missing="$missing nats-server"
 
+if [ "${1:-}" = test ] && [ -z "${TIDEGATE_BROWSER:-}" ] && [ -z "${TIDEGATE_NO_BROWSER:-}" ]; then
+    have chromium || have chromium-browser || have google-chrome || have google-chrome-stable \
+        || [ -x "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome" ] || missing="$missing chromium"
+fi
+
 [ -n "$missing" ] || exit 0
 
 if ! have apt-get; then
     echo "These are missing:$missing" >&2
     echo "Install a C compiler, PostgreSQL 15 or later and nats-server 2.9 or later with this system's package manager," >&2
     echo "so that cc, initdb, postgres and nats-server are on the PATH, and try again." >&2
+    echo "For the tests also Chromium or Chrome (TIDEGATE_BROWSER=/path/to/it, or TIDEGATE_NO_BROWSER=1 to go without)." >&2
     exit 1
 fi
 if [ "$(id -u)" -eq 0 ]; then
