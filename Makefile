@@ -3,10 +3,10 @@
 # make test    everything that must hold
 # make sim     simulated worlds of regions, as many as SEEDS says (make sim SEEDS=2000)
 # make check   what a change must pass: formatting, lints, tests
-# make tools   installs what is missing: a C linker, Postgres, nats-server
+# make tools   installs what is missing: a C linker, Postgres, nats-server (make test: Chromium too)
 
 SHELL := /bin/sh
-.PHONY: dev demo test sim check tools
+.PHONY: dev demo test sim check tools test-tools
 
 dev: tools
 	cargo run --quiet -- dev $(ARGS)
@@ -14,16 +14,19 @@ dev: tools
 demo: tools
 	cargo run --quiet -- demo $(ARGS)
 
-test: tools
+test: test-tools
 	cargo test
 
 sim: tools
 	SIM_SEEDS=$(or $(SEEDS),1000) cargo test --test it sim::every_seed -- --nocapture
 
-check: tools
+check: test-tools
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo test
 
 tools:
 	@sh docker/tools.sh
+
+test-tools:
+	@sh docker/tools.sh test

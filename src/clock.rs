@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Milliseconds since 1970, UTC.
 pub type Millis = i64;
@@ -109,8 +109,9 @@ impl fmt::Display for Stamp {
 
 /// Reads an RFC 3339 time with any offset; finer than milliseconds is cut off. `None` before 1970 and after [`MILLIS_MAX`].
 pub fn parse_time(text: &str) -> Option<Millis> {
-    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?.to_offset(UtcOffset::UTC);
-    let millis = (time.unix_timestamp_nanos() / 1_000_000) as Millis;
+    // Not brought to UTC first: the library panics where that leaves its years.
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    let millis = time.unix_timestamp_nanos().div_euclid(1_000_000) as Millis;
     (0..=MILLIS_MAX).contains(&millis).then_some(millis)
 }
 

@@ -15,6 +15,9 @@ use toml::{Table, Value};
 /// The default file, which is the manual.
 pub const DEFAULT: &str = include_str!("config.default.toml");
 
+/// In `http.cors_origins`: every origin on this machine's loopback, whatever its port.
+pub const LOOPBACK_ORIGINS: &str = "loopback";
+
 /// A text that is never printed.
 #[derive(Clone, Default, Deserialize, PartialEq)]
 #[serde(transparent)]
@@ -46,6 +49,7 @@ impl From<&str> for Secret {
 pub struct Config {
     pub region: String,
     pub http: Http,
+    pub access: Access,
     pub postgres: Postgres,
     pub nats: Nats,
     pub relay: Relay,
@@ -61,6 +65,29 @@ pub struct Http {
     pub headers_ms_max: u64,
     pub headers_max: usize,
     pub drain_ms_max: u64,
+    pub tls_cert_file: String,
+    pub tls_key_file: String,
+    pub cors_origins: Vec<String>,
+    pub files_reread_ms: u64,
+}
+
+impl Http {
+    pub fn has_tls(&self) -> bool {
+        !self.tls_cert_file.is_empty()
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Access {
+    pub secret_file: String,
+    pub jwks_file: String,
+    pub audience: String,
+}
+
+impl Access {
+    pub fn has_keys(&self) -> bool {
+        !self.secret_file.is_empty() || !self.jwks_file.is_empty()
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -105,6 +132,7 @@ pub struct Limits {
     pub body_bytes_max: usize,
     pub body_inflated_bytes_max: usize,
     pub bodies_bytes_max: usize,
+    pub answers_bytes_max: usize,
     pub ops_max: usize,
     pub document_bytes_max: usize,
     pub json_depth_max: usize,
@@ -177,11 +205,15 @@ impl Config {
         }
         match self.http.address.parse::<SocketAddr>() {
             Err(_) => faults.push(format!("http.address is an address and a port such as 127.0.0.1:8080, not {:?}", self.http.address)),
-            Ok(address) if !address.ip().is_loopback() => {
-                faults.push(format!("http.address is {address}: without keys the gateway listens on loopback only (127.0.0.1 or [::1])"));
+            Ok(address) if !address.ip().is_loopback() && !self.access.has_keys() => {
+                faults.push(format!(
+                    "http.address is {address}: without keys the gateway listens on loopback only (127.0.0.1 or [::1]); \
+                     set access.secret_file (`tidegate token --new-secret FILE` makes one) or access.jwks_file"
+                ));
             }
             Ok(_) => {}
         }
+        self.check_access(faults);
         if self.postgres.url.is_empty() {
             faults.push("postgres.url is needed: set it in the file or as TIDEGATE_POSTGRES_URL".into());
         }
@@ -224,6 +256,7 @@ impl Config {
             ("limits.body_bytes_max", limits.body_bytes_max, 1 << 10, 1 << 30),
             ("limits.body_inflated_bytes_max", limits.body_inflated_bytes_max, limits.body_bytes_max, 1 << 30),
             ("limits.bodies_bytes_max", limits.bodies_bytes_max, limits.body_bytes_max + limits.body_inflated_bytes_max, 1 << 31),
+            ("limits.answers_bytes_max", limits.answers_bytes_max, 32 << 20, 1 << 31),
             ("limits.ops_max", limits.ops_max, 1, 100_000),
             ("limits.document_bytes_max", limits.document_bytes_max, 1 << 10, 16 << 20),
             ("limits.json_depth_max", limits.json_depth_max, 4, 256),
@@ -239,6 +272,7 @@ impl Config {
         }
         for (name, value) in [
             ("http.headers_ms_max", self.http.headers_ms_max),
+            ("http.files_reread_ms", self.http.files_reread_ms),
             ("http.drain_ms_max", self.http.drain_ms_max),
             ("postgres.statement_ms_max", self.postgres.statement_ms_max),
             ("postgres.lock_ms_max", self.postgres.lock_ms_max),
@@ -255,6 +289,33 @@ impl Config {
         }
         if self.clock.ahead_ms_max < 1000 || self.clock.drift_alarm_ms < 1 {
             faults.push("clock.ahead_ms_max is at least 1000 and clock.drift_alarm_ms at least 1".into());
+        }
+    }
+
+    fn check_access(&self, faults: &mut Vec<String>) {
+        let http = &self.http;
+        if http.tls_cert_file.is_empty() != http.tls_key_file.is_empty() {
+            faults.push("http.tls_cert_file and http.tls_key_file belong together: set both or none".into());
+        }
+        let files = [
+            ("http.tls_cert_file", &http.tls_cert_file),
+            ("http.tls_key_file", &http.tls_key_file),
+            ("access.secret_file", &self.access.secret_file),
+            ("access.jwks_file", &self.access.jwks_file),
+        ];
+        for (name, path) in files.into_iter().filter(|(_, path)| !path.is_empty() && !Path::new(path).is_file()) {
+            faults.push(format!("{name}: there is no file {path:?}"));
+        }
+        if self.access.audience.is_empty() {
+            faults.push("access.audience is a name that tokens carry as `aud`".into());
+        }
+        for origin in &http.cors_origins {
+            let known = origin == LOOPBACK_ORIGINS || is_origin(origin);
+            if origin == "*" && !self.access.has_keys() {
+                faults.push("http.cors_origins: \"*\" without keys would let every web page read and write here".into());
+            } else if origin != "*" && !known {
+                faults.push(format!("http.cors_origins takes origins such as https://app.example, without a path, not {origin:?}"));
+            }
         }
     }
 
@@ -287,6 +348,12 @@ impl Config {
     }
 }
 
+/// What a browser sends as `Origin`: a scheme, a host, a port that is not the scheme's own.
+fn is_origin(text: &str) -> bool {
+    let Ok(uri) = text.parse::<reqwest::Url>() else { return false };
+    matches!(uri.scheme(), "http" | "https") && uri.origin().ascii_serialization() == text
+}
+
 /// Puts given settings over the defaults; unknown names and wrong types are faults.
 fn lay_over(settings: &mut Table, given: Table, path: &str, faults: &mut Vec<String>) {
     for (name, value) in given {
@@ -303,7 +370,7 @@ fn lay_over(settings: &mut Table, given: Table, path: &str, faults: &mut Vec<Str
 fn take_environment(settings: &mut Table, environment: &BTreeMap<String, String>, faults: &mut Vec<String>) {
     let mut left: BTreeMap<&str, &str> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     // Said to other commands, or beside the settings.
-    for other in ["TIDEGATE_CONFIG", "TIDEGATE_NATS_SERVER", "TIDEGATE_URL"] {
+    for other in ["TIDEGATE_CONFIG", "TIDEGATE_NATS_SERVER", "TIDEGATE_URL", "TIDEGATE_TOKEN", "TIDEGATE_CA_FILE"] {
         left.remove(other);
     }
     fn walk(table: &mut Table, prefix: &str, left: &mut BTreeMap<&str, &str>, faults: &mut Vec<String>) {
@@ -316,6 +383,9 @@ fn take_environment(settings: &mut Table, environment: &BTreeMap<String, String>
                     Value::String(_) => Some(Value::String(text.into())),
                     Value::Integer(_) => text.parse().ok().map(Value::Integer),
                     Value::Boolean(_) => text.parse().ok().map(Value::Boolean),
+                    Value::Array(_) => Some(Value::Array(
+                        text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(|one| Value::String(one.into())).collect(),
+                    )),
                     _ => None,
                 };
                 match parsed {

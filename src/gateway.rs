@@ -1,6 +1,7 @@
 //! A gateway process' state: its databases, and what they work with. No statics: several gateways run in one process.
 
-use crate::clock::Clock;
+use crate::access::Access;
+use crate::clock::{Clock, Millis};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, Position, Region};
@@ -11,10 +12,12 @@ use crate::lifecycle::{Lifecycle, Phase};
 use crate::planted::Planted;
 use crate::random::Random;
 use crate::relay;
+use crate::relay::live::Live;
 use crate::store::{DatabaseId, Head, Store};
 use crate::telemetry::Metrics;
 use crate::vector::Vector;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -32,11 +35,14 @@ pub struct Gateway {
     pub planted: Planted,
     pub metrics: Metrics,
     pub relay: relay::Status,
+    pub access: Access,
     databases: RwLock<BTreeMap<DatabaseName, Arc<Database>>>,
     /// The other regions were asked what they hold of this one's journals.
     pub asked: watch::Sender<bool>,
     /// Somebody committed, somewhere: look now rather than at the next poll.
     pub look: Notify,
+    /// When the store last said where the heads stand.
+    confirmed: AtomicI64,
 }
 
 /// One database as this process works on it.
@@ -46,6 +52,8 @@ pub struct Database {
     pub appender: Appender,
     /// The latest head this process knows of.
     pub head: Arc<watch::Sender<Head>>,
+    /// What its subscribers read together.
+    pub live: Live,
     gate: watch::Sender<Gate>,
 }
 
@@ -116,6 +124,8 @@ impl Gateway {
         let region = Region::new(&config.region).map_err(|why| Error::new(Kind::Invalid, why))?;
         Ok(Arc::new(Self {
             region,
+            access: Access::new(&config.access)?,
+            confirmed: AtomicI64::new(0),
             clock,
             random,
             store,
@@ -153,11 +163,18 @@ impl Gateway {
 
     /// Learns of databases and heads that other processes made: the floor under every notification.
     async fn look_around(self: &Arc<Self>) -> Result<()> {
+        let asked = self.clock.now();
         for (id, name, head) in self.store.databases().await? {
             let database = self.enter(id, &name, &head);
             advance(&database.head, &head);
         }
+        self.confirmed.store(asked, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// When the store last said where the heads stand: what is told from memory is no younger than that.
+    pub fn confirmed_at(&self) -> Millis {
+        self.confirmed.load(Ordering::Relaxed)
     }
 
     pub fn databases(&self) -> Vec<Arc<Database>> {
@@ -204,7 +221,7 @@ impl Gateway {
                 definitions: Definitions::default(),
             });
             self.lifecycle.critical(format!("appender of {name}"), task);
-            Arc::new(Database { id, name: name.clone(), appender, head, gate: watch::Sender::new(Gate::Open) })
+            Arc::new(Database { id, name: name.clone(), appender, head, live: Live::default(), gate: watch::Sender::new(Gate::Open) })
         });
         known.clone()
     }

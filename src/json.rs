@@ -116,6 +116,15 @@ impl FromIterator<(String, Value)> for Object {
 }
 
 impl Value {
+    /// How deep it is nested; 0 for what holds nothing.
+    pub fn depth(&self) -> usize {
+        match self {
+            Self::Array(members) => 1 + members.iter().map(Self::depth).max().unwrap_or(0),
+            Self::Object(members) => 1 + members.iter().map(|(_, value)| value.depth()).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
     /// The canonical text (RFC 8785).
     pub fn canonical(&self) -> String {
         let mut out = String::new();

@@ -4,6 +4,7 @@
 //! events to other regions and the changes to subscribers; an auditor proves the documents from the journal alone.
 //!
 //! Read the modules in this order. The ground, which every stage uses and which knows no stage:
+pub mod access;
 pub mod clock;
 pub mod config;
 pub mod error;

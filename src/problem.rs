@@ -35,6 +35,8 @@ pub enum ProblemKind {
     Schema,
     /// This region's own clock is wrong.
     ClockHere,
+    Unauthenticated,
+    Forbidden,
 }
 
 impl ProblemKind {
@@ -69,6 +71,8 @@ impl ProblemKind {
             Self::Reserved => ("reserved", "Collections with a leading _ are not for writing", 403),
             Self::Schema => ("schema", "The document would not be as its collection's schema has it", 422),
             Self::ClockHere => ("clock", "This region's clock is too far from the others'", 503),
+            Self::Unauthenticated => ("unauthenticated", "A valid token is needed", 401),
+            Self::Forbidden => ("forbidden", "The token does not allow this", 403),
         }
     }
 
@@ -76,6 +80,9 @@ impl ProblemKind {
         self.row().2
     }
 }
+
+/// Characters of a parser's reason that are repeated.
+const REASON_CHARS_MAX: usize = 300;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
@@ -93,6 +100,16 @@ pub struct Problem {
 impl Problem {
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into(), pointer: None, limit: None, version: None }
+    }
+
+    /// What a parser says of a client's text, cut: it may repeat what was sent, however long.
+    pub fn reason(error: &impl std::fmt::Display) -> String {
+        let mut text = error.to_string();
+        if let Some((end, _)) = text.char_indices().nth(REASON_CHARS_MAX) {
+            text.truncate(end);
+            text.push('…');
+        }
+        text
     }
 
     pub fn at(mut self, pointer: impl Into<String>) -> Self {

@@ -62,12 +62,12 @@ impl Vector {
 
     /// Number of events it counts.
     pub fn events(&self) -> u64 {
-        self.0.iter().map(|(_, position)| position).sum()
+        self.0.iter().fold(0, |sum, (_, position)| sum.saturating_add(*position))
     }
 
     /// Events that `self` counts and `other` does not.
     pub fn beyond(&self, other: &Self) -> u64 {
-        self.0.iter().map(|(region, position)| position.saturating_sub(other.get(region))).sum()
+        self.0.iter().fold(0, |sum, (region, position)| sum.saturating_add(position.saturating_sub(other.get(region))))
     }
 
     /// Reads what a client sent: as [`parse`](Self::parse), and no more than [`REGIONS_MAX`] regions.

@@ -1,7 +1,7 @@
 //! `tidegate import`: batches from a file to one gateway, or in turn to several.
 
+use super::remote::{self, Client, Credentials};
 use crate::error::{Error, Kind, Result};
-use crate::id::DatabaseName;
 use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -21,7 +21,15 @@ const TRIES_MAX: u32 = 60;
 /// Rejected ops that are shown; all are counted.
 const SHOWN_MAX: usize = 5;
 
+/// How long one batch may take to be answered.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 #[derive(clap::Args)]
+#[command(
+    after_help = "A batch that cannot be delivered is sent again for about a minute; one that was kept says `duplicate`, so the same \
+                        file may be imported again.\n\n\
+                        Exit codes: 0 every op was accepted; 2 some were rejected, or a line is no batch; 5 a gateway stayed away"
+)]
 pub struct Arguments {
     /// One batch a line, as POST /v1/dbs/{db}/ops takes it; gzip too; - reads standard input
     file: PathBuf,
@@ -34,6 +42,8 @@ pub struct Arguments {
     /// Make all of it one client's
     #[arg(long, value_name = "UUID")]
     client: Option<Uuid>,
+    #[command(flatten)]
+    credentials: Credentials,
 }
 
 #[derive(Default)]
@@ -48,22 +58,11 @@ pub(super) struct Summary {
 }
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let db = DatabaseName::new(&arguments.db).map_err(|why| Error::new(Kind::Invalid, why))?;
-    let urls: Vec<String> = arguments.urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
-    let http = reqwest::Client::builder()
-        .timeout(Duration::from_secs(120))
-        .build()
-        .map_err(|error| Error::because(Kind::Internal, "making an HTTP client", error))?;
+    let db = remote::database(&arguments.db)?;
+    let urls: Vec<String> = arguments.urls.iter().map(|url| remote::base(url)).collect::<Result<_>>()?;
+    let http = arguments.credentials.http(&urls, Some(PATIENCE))?;
     for url in &urls {
-        let made = http.put(format!("{url}/v1/dbs/{db}")).send().await;
-        let made =
-            made.map_err(|error| Error::because(Kind::Unavailable, format!("reaching {url}; is a gateway running there?"), error))?;
-        if !made.status().is_success() {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!("{url} did not make the database {db}: {}", made.text().await.unwrap_or_default()),
-            ));
-        }
+        make(&Client::new(http.clone(), url.clone()), &format!("/v1/dbs/{db}")).await?;
     }
     let read = Arc::new(AtomicU64::new(0));
     let (lines, size) = open(&arguments.file, read.clone())?;
@@ -103,6 +102,14 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     summary.print(urls.len());
     Ok(if summary.rejected + summary.not_applied == 0 { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+/// Makes the database. Whoever may only write finds it, where somebody else made it.
+async fn make(client: &Client, path: &str) -> Result<()> {
+    match client.ask(client.put(path)).await {
+        Err(error) if error.kind == Kind::Invalid && client.ask(client.get(path)).await.is_ok() => Ok(()),
+        made => made.map(|_| ()),
+    }
 }
 
 /// The lines of the file, and its size where it is known.
@@ -149,19 +156,25 @@ fn take_over(batch: &mut BTreeMap<String, Box<RawValue>>, client: Uuid) -> serde
 pub(super) async fn post(http: &reqwest::Client, url: &str, batch: &str, place: &str) -> Result<Value> {
     let mut last = String::new();
     for attempt in 0..TRIES_MAX {
-        let sent = http.post(url).header("content-type", "application/json").body(batch.to_owned()).send().await;
-        match sent {
+        let request = http.post(url).header("content-type", "application/json").body(batch.to_owned());
+        let failed = match request.send().await {
             Ok(answer) => {
                 let status = answer.status();
-                let text = answer.text().await.unwrap_or_default();
-                match serde_json::from_str(&text) {
-                    Ok(answer) if status.is_success() => return Ok(answer),
-                    _ if matches!(status.as_u16(), 429 | 503) => last = text,
-                    _ => return Err(Error::new(Kind::Invalid, format!("{place}: {url} answered {status}: {text}"))),
+                match remote::read(url, answer).await {
+                    Ok(text) if status.is_success() => match serde_json::from_str(&text) {
+                        Ok(answer) => return Ok(answer),
+                        Err(error) => Error::because(Kind::Internal, format!("{url} answered no JSON"), error),
+                    },
+                    Ok(text) => remote::refusal(url, status, &text),
+                    Err(error) => error,
                 }
             }
-            Err(error) => last = error.to_string(),
+            Err(error) => remote::unreachable(url, error),
+        };
+        if !failed.kind.policy().retry {
+            return Err(Error::because(failed.kind, place.to_owned(), failed.chain()));
         }
+        last = failed.chain();
         tokio::time::sleep(Duration::from_millis((100 << attempt.min(4)).min(1000))).await;
     }
     Err(Error::because(Kind::Unavailable, format!("{place}: {url} could not be reached"), last))
@@ -179,7 +192,7 @@ impl Summary {
                 _ => {
                     self.rejected += 1;
                     if self.shown.len() < SHOWN_MAX {
-                        self.shown.push(format!("{place}: {result}"));
+                        self.shown.push(format!("{place}: {}", super::status::clean(&result.to_string())));
                     }
                 }
             }

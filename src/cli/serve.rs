@@ -12,6 +12,7 @@ use crate::random::Random;
 use crate::relay::nats::Nats;
 use crate::relay::{Relay, Subjects};
 use crate::serve;
+use crate::serve::tls::Tls;
 use crate::store::{Postgres, migrate, postgres};
 use crate::telemetry;
 use std::net::SocketAddr;
@@ -78,14 +79,56 @@ pub async fn start(config: Config, clock: Clock, random: Random) -> Result<Runni
     }
     let store = Arc::new(Postgres::new(&config.store())?);
     let (lifecycle, failures) = Lifecycle::new();
+    let tls = Tls::new(&config.http)?.map(Arc::new);
     let listener = serve::bind(&config.http.address).await?;
     let address = serve::address(&listener)?;
     let gateway = Gateway::new(Parts { config, clock, random, store, lifecycle, planted: Planted::default() })?;
     gateway.start().await?;
     let relay = relay(&gateway).await?;
-    tracing::info!(region = %gateway.region, %address, nats = relay.is_some(), "serving; no keys are configured, so only this machine may connect");
-    let server = tokio::spawn(serve::serve(gateway.clone(), listener));
+    tracing::info!(region = %gateway.region, %address, nats = relay.is_some(), tls = tls.is_some(), "serving");
+    introduce(&gateway, address, tls.is_some());
+    reread_files(&gateway, tls.clone());
+    let server = tokio::spawn(serve::serve(gateway.clone(), listener, tls));
     Ok(Running { gateway, address, failures, server: Some(server), relay })
+}
+
+/// Says who may connect, and what an operator should know of it.
+fn introduce(gateway: &Gateway, address: SocketAddr, tls: bool) {
+    let access = &gateway.access;
+    if access.is_open() {
+        tracing::info!("no keys are configured: whoever can connect is admin, so only this machine may");
+        return;
+    }
+    tracing::info!(keys = ?access.describe(), audience = gateway.config.access.audience, "callers need a token");
+    if !tls && !address.ip().is_loopback() {
+        tracing::warn!("tokens travel in the clear: set http.tls_cert_file and http.tls_key_file, or put a proxy with TLS in front");
+    }
+}
+
+/// Keys and certificates change without a restart. A file that cannot be read leaves what was; nobody gains access by it.
+fn reread_files(gateway: &Arc<Gateway>, tls: Option<Arc<Tls>>) {
+    if gateway.access.is_open() && tls.is_none() {
+        return;
+    }
+    let (every, gateway) = (Duration::from_millis(gateway.config.http.files_reread_ms), gateway.clone());
+    gateway.lifecycle.clone().critical("files", async move {
+        let mut told = [String::new(), String::new()];
+        loop {
+            tokio::time::sleep(every).await;
+            let keys = gateway.access.reread();
+            let certificate = tls.as_ref().map_or(Ok(false), |tls| tls.reread());
+            for ((what, reread), told) in [("keys", keys), ("certificate", certificate)].into_iter().zip(&mut told) {
+                let fault = reread.as_ref().map_or_else(Error::chain, |_| String::new());
+                match reread {
+                    Ok(true) => tracing::info!("the {what} changed and are used from now on"),
+                    // Said once, and not with every look.
+                    Err(_) if fault != *told => tracing::error!(error = %fault, "the {what} could not be read again; the old ones stay"),
+                    _ => {}
+                }
+                *told = fault;
+            }
+        }
+    });
 }
 
 async fn relay(gateway: &Arc<Gateway>) -> Result<Option<Arc<Relay>>> {

@@ -3,10 +3,12 @@
 //! What a gateway answers is taken for untrusted: nothing of it reaches the terminal but through [`clean`], and its
 //! length is bounded. A member that is missing is shown as missing; an older gateway still has its line.
 
+use super::remote::{self, Credentials};
 use super::stop_signal;
+use super::terminal::{escaped, print};
 use crate::error::{Error, Kind, Result};
 use serde_json::{Value, json};
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -41,17 +43,16 @@ pub struct Arguments {
     /// Refresh this often
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
     every: u64,
+    #[command(flatten)]
+    credentials: Credentials,
 }
 
 /// A gateway's address, and its status or why there is none.
 type Answer = (String, Result<Value, String>);
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let urls: Vec<String> = arguments.urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
-    let http = reqwest::Client::builder()
-        .timeout(PATIENCE)
-        .build()
-        .map_err(|error| Error::because(Kind::Internal, "making an HTTP client", error))?;
+    let urls: Vec<String> = arguments.urls.iter().map(|url| remote::base(url)).collect::<Result<_>>()?;
+    let http = arguments.credentials.http(&urls, Some(PATIENCE))?;
     let terminal = std::io::stdout().is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none();
     if terminal && !arguments.once && !arguments.json {
@@ -90,9 +91,7 @@ async fn ask(http: &reqwest::Client, urls: &[String]) -> Vec<Answer> {
 async fn ask_one(http: &reqwest::Client, url: &str) -> Result<Value, String> {
     let fail = |error: reqwest::Error| Error::because(Kind::Unavailable, "it gave no answer", error.without_url()).chain();
     let mut answer = http.get(format!("{url}/v1/status")).send().await.map_err(fail)?;
-    if !answer.status().is_success() {
-        return Err(format!("it answered {}", answer.status()));
-    }
+    let status = answer.status();
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(fail)? {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
@@ -100,16 +99,10 @@ async fn ask_one(http: &reqwest::Client, url: &str) -> Result<Value, String> {
         }
         body.extend_from_slice(&chunk);
     }
-    serde_json::from_slice(&body).map_err(|error| format!("its answer is no JSON: {error}"))
-}
-
-/// Writes to standard output; that nobody reads on is no fault.
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::because(Kind::Internal, "writing the status", error)),
-        _ => Ok(()),
+    if !status.is_success() {
+        return Err(remote::refusal("it", status, &String::from_utf8_lossy(&body)).chain());
     }
+    serde_json::from_slice(&body).map_err(|error| format!("its answer is no JSON: {error}"))
 }
 
 /// What a script is told. Red first: it is what somebody must look at now.
@@ -132,13 +125,7 @@ fn json_lines(statuses: &[Answer]) -> String {
             Ok(status) => json!({"url": url, "status": status}),
             Err(why) => json!({"url": url, "error": why}),
         };
-        // JSON leaves some of what a terminal obeys as it is; all of it stands inside texts, where it may be escaped.
-        for c in line.to_string().chars() {
-            match c {
-                c if is_hidden(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-                c => out.push(c),
-            }
-        }
+        out.push_str(&escaped(&line.to_string()));
         out.push('\n');
     }
     out
@@ -305,7 +292,7 @@ fn span(ms: f64) -> String {
 }
 
 /// Characters that a terminal obeys, or that change how others are shown, instead of showing themselves.
-fn is_hidden(c: char) -> bool {
+pub(super) fn is_hidden(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 

@@ -163,7 +163,7 @@ impl Reader<'_> {
         }
         let wire: Wire<'_> = serde_json::from_str(text).map_err(|error| {
             let kind = if error.is_data() { ProblemKind::Invalid } else { ProblemKind::Json };
-            Problem::new(kind, error.to_string())
+            Problem::new(kind, Problem::reason(&error))
         })?;
         if wire.ops.count > self.limits.ops_max.min(ELEMENTS_MAX) {
             let (limit, seen) = (self.limits.ops_max.min(ELEMENTS_MAX), wire.ops.count);
@@ -250,6 +250,9 @@ impl Reader<'_> {
 
 /// What an op says may be so many times as long as the document it writes: escapes, white space, pointers.
 const SPREAD_FACTOR: usize = 8;
+
+/// What a level of a path may take in a document beyond its name: quotes, colon, brackets.
+const LEVEL_BYTES: usize = 4;
 
 /// A client's text as messages repeat it.
 fn shown(text: &str) -> String {
@@ -365,7 +368,9 @@ impl<'a> Sent<'a> {
             }
         }
         out.push('}');
-        (Sha256::digest(&out).into(), out.len())
+        // In a document each level of a path is an object, which takes more than its slash did.
+        let levels = self.path.as_ref().map_or(0, Pointer::depth);
+        (Sha256::digest(&out).into(), out.len() + LEVEL_BYTES * levels)
     }
 }
 

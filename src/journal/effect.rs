@@ -6,7 +6,7 @@
 //! drop, set, increment, add, remove; `delete` stands alone.
 
 use super::Pointer;
-use crate::json::{Object, Value, write_number, write_string};
+use crate::json::{DEPTH_MAX, Object, Value, write_number, write_string};
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Effect {
@@ -95,7 +95,7 @@ impl Effect {
                 "delete" => effect.delete = part.as_bool().filter(|delete| *delete).ok_or("`delete` is true or not there")?,
                 "drop" => {
                     for pointer in part.as_array().ok_or("`drop` is an array of pointers")? {
-                        effect.drop.push(Pointer::parse(pointer.as_str().ok_or("`drop` is an array of pointers")?)?);
+                        effect.drop.push(read_pointer(pointer.as_str().ok_or("`drop` is an array of pointers")?)?);
                     }
                 }
                 "set" => effect.set = read_map(part, |value| Some(value.clone()))?,
@@ -109,11 +109,23 @@ impl Effect {
     }
 }
 
+/// A place no deeper than half of what is read: with a leaf as deep below it, a document is still one that is read.
+fn read_pointer(text: &str) -> Result<Pointer, String> {
+    let pointer = Pointer::parse(text)?;
+    match pointer.depth() {
+        depth if depth > DEPTH_MAX / 2 => Err(format!("a pointer of {depth} levels; {} are the most", DEPTH_MAX / 2)),
+        _ => Ok(pointer),
+    }
+}
+
 fn read_map<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Result<Vec<(Pointer, T)>, String> {
     let map = value.as_object().ok_or("a part of an effect is an object of pointers")?;
     map.iter()
         .map(|(pointer, value)| {
-            Ok((Pointer::parse(pointer)?, read(value).ok_or_else(|| format!("at {pointer:?} stands {}", value.kind()))?))
+            if value.depth() > DEPTH_MAX / 2 {
+                return Err(format!("a value nested {} deep; {} is the most", value.depth(), DEPTH_MAX / 2));
+            }
+            Ok((read_pointer(pointer)?, read(value).ok_or_else(|| format!("at {pointer:?} stands {}", value.kind()))?))
         })
         .collect()
 }

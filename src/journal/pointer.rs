@@ -34,6 +34,11 @@ impl Pointer {
         &self.0
     }
 
+    /// Names from the root down.
+    pub fn depth(&self) -> usize {
+        self.0.bytes().filter(|byte| *byte == b'/').count()
+    }
+
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
     }

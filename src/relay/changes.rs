@@ -104,5 +104,6 @@ fn message(relay: &Relay, database: &Database, row: &Document, cursor: &Cursor) 
         .with("ce-subject", &doc)
         .with("ce-time", format_time(row.stamp.millis()))
         .with("content-type", "application/json")
+        .with("Tidegate-Region", gateway.region.as_str())
         .with("Tidegate-Cursor", cursor.encode(&database.name))
 }

@@ -32,7 +32,7 @@ impl Filter {
         self.collection.is_none() && self.docs.is_empty()
     }
 
-    fn takes(&self, doc: &DocId) -> bool {
+    pub fn takes(&self, doc: &DocId) -> bool {
         self.collection.as_deref().is_none_or(|collection| doc.collection() == collection)
             && (self.docs.is_empty() || self.docs.contains(doc))
     }

@@ -20,6 +20,7 @@ pub mod follow;
 pub mod heartbeat;
 pub mod hello;
 pub mod kept;
+pub mod live;
 pub mod nats;
 pub mod network;
 pub mod receive;
@@ -27,6 +28,7 @@ pub mod report;
 pub mod send;
 pub mod status;
 pub mod subject;
+pub mod subscriber;
 pub mod wake;
 pub mod wire;
 

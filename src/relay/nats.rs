@@ -1,20 +1,27 @@
 //! The network that ships. The only file that knows async-nats.
 
 use super::network::{Message, NOBODY, Network, Subscription};
+use super::subject::{About, Subjects};
+use super::wire;
+use crate::clock::{Clock, Millis};
 use crate::config;
 use crate::error::{Error, Kind, Result};
+use crate::id::Region;
 use async_nats::jetstream::context::{PublishErrorKind, RequestErrorKind};
 use async_nats::jetstream::{self, stream};
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, connection::State};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, connection::State};
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Messages handed over that wait for the socket; further publishes wait.
 const CLIENT_MESSAGES: usize = 128;
@@ -35,8 +42,7 @@ pub struct Nats {
 impl Nats {
     /// Connects in the background: NATS being away is no reason not to start.
     pub async fn connect(settings: &config::Nats, name: &str, subjects: String, patience: Duration) -> Result<Self> {
-        let invalid = |what: &str, error: Box<dyn std::error::Error + Send + Sync>| Error::because(Kind::Invalid, what.to_owned(), error);
-        let mut options = ConnectOptions::new()
+        let options = ConnectOptions::new()
             .name(name)
             .retry_on_initial_connect()
             .connection_timeout(patience)
@@ -52,23 +58,9 @@ impl Nats {
                     other => tracing::debug!(%other, "NATS"),
                 }
             });
-        if !settings.user.is_empty() {
-            options = options.user_and_password(settings.user.clone(), settings.password.expose().into());
-        }
-        if !settings.token.is_empty() {
-            options = options.token(settings.token.expose().into());
-        }
-        if !settings.credentials_file.is_empty() {
-            options = options
-                .credentials_file(&settings.credentials_file)
-                .await
-                .map_err(|error| invalid("reading nats.credentials_file", error.into()))?;
-        }
-        if !settings.ca_file.is_empty() {
-            options = options.add_root_certificates(settings.ca_file.clone().into());
-        }
-        let servers: Vec<String> = settings.url.expose().split(',').map(|url| url.trim().to_owned()).collect();
-        let client = options.connect(servers).await.map_err(|error| invalid("connecting to NATS", error.into()))?;
+        let options = credentials(settings, options).await?;
+        let connected = options.connect(servers(settings)).await;
+        let client = connected.map_err(|error| Error::because(Kind::Invalid, "connecting to NATS", error))?;
         // A third each: what goes wrong is looked into before a caller loses patience.
         let jetstream = jetstream::context::ContextBuilder::new().timeout(patience / 3).ack_timeout(patience / 3).build(client.clone());
         Ok(Self { client, jetstream, settings: settings.clone(), subjects, ensured: AtomicU64::new(0) })
@@ -150,10 +142,7 @@ impl Network for Nats {
 
     /// A round trip: the client's own flush only says that the socket took it.
     async fn flush(&self) -> Result<()> {
-        let inbox = self.client.new_inbox();
-        let mut echo = self.client.subscribe(inbox.clone()).await.map_err(|error| away("flushing", error))?;
-        self.client.publish(inbox, Bytes::new()).await.map_err(|error| away("flushing", error))?;
-        echo.next().await.map(|_| ()).ok_or_else(|| Error::new(Kind::Unavailable, "the connection ended"))
+        echo(&self.client).await
     }
 
     fn generation(&self) -> u64 {
@@ -226,6 +215,117 @@ impl Network for Nats {
 
     async fn kept_next(&self, stream: &str, subject: &str, sequence: u64) -> Result<Option<(u64, Message)>> {
         self.get(stream, &json!({"seq": sequence, "next_by_subj": subject})).await
+    }
+}
+
+/// Who we are to the servers, and whom we take for them.
+async fn credentials(settings: &config::Nats, mut options: ConnectOptions) -> Result<ConnectOptions> {
+    if !settings.user.is_empty() {
+        options = options.user_and_password(settings.user.clone(), settings.password.expose().into());
+    }
+    if !settings.token.is_empty() {
+        options = options.token(settings.token.expose().into());
+    }
+    if !settings.credentials_file.is_empty() {
+        options = options
+            .credentials_file(&settings.credentials_file)
+            .await
+            .map_err(|error| Error::because(Kind::Invalid, "reading nats.credentials_file", error))?;
+    }
+    if !settings.ca_file.is_empty() {
+        options = options.add_root_certificates(settings.ca_file.clone().into());
+    }
+    Ok(options)
+}
+
+fn servers(settings: &config::Nats) -> Vec<String> {
+    settings.url.expose().split(',').map(|url| url.trim().to_owned()).collect()
+}
+
+/// A message of ours to ourselves: once it is back, the server has seen all before it.
+async fn echo(client: &Client) -> Result<()> {
+    let inbox = client.new_inbox();
+    let mut echo = client.subscribe(inbox.clone()).await.map_err(|error| away("flushing", error))?;
+    client.publish(inbox, Bytes::new()).await.map_err(|error| away("flushing", error))?;
+    echo.next().await.map(|_| ()).ok_or_else(|| Error::new(Kind::Unavailable, "the connection ended"))
+}
+
+/// What a look at NATS finds; for `tidegate doctor`.
+#[derive(Clone, Debug, Default)]
+pub struct Probe {
+    pub version: String,
+    pub payload_bytes_max: usize,
+    /// Why JetStream cannot be used; `None`: it can, or is not asked for.
+    pub jetstream_fault: Option<String>,
+    /// What the server would not let us do, in its words.
+    pub refused: Vec<String>,
+    /// Regions whose heartbeats were heard, and how far their clocks are ahead of ours.
+    pub heard: BTreeMap<Region, Millis>,
+}
+
+/// Connects as a gateway of this region would, subscribes to what it needs, and listens for a while. It publishes nothing that
+/// anybody but itself receives.
+///
+/// # Errors
+/// `Invalid` where the server does not take who we say we are, `Unavailable` where there is none.
+pub async fn probe(settings: &config::Nats, region: &Region, clock: &Clock, patience: Duration, listen: Duration) -> Result<Probe> {
+    let refused: Arc<Mutex<Vec<String>>> = Arc::default();
+    let told = refused.clone();
+    let options =
+        ConnectOptions::new().name("tidegate doctor").connection_timeout(patience).request_timeout(Some(patience)).event_callback(
+            move |event| {
+                if let Event::ServerError(error) = event {
+                    told.lock().unwrap_or_else(PoisonError::into_inner).push(error.to_string());
+                }
+                std::future::ready(())
+            },
+        );
+    let options = credentials(settings, options).await?;
+    let connected = tokio::time::timeout(patience, options.connect(servers(settings))).await;
+    let client = connected.map_err(|_| away("connecting to NATS", "no answer in time"))?.map_err(|error| {
+        let refused = matches!(error.kind(), ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication);
+        Error::because(if refused { Kind::Invalid } else { Kind::Unavailable }, "connecting to NATS", error)
+    })?;
+    let subjects = Subjects::new(&settings.prefix);
+    let doing = "subscribing";
+    let mut heartbeats = client.subscribe(subjects.heartbeats()).await.map_err(|error| away(doing, error))?;
+    {
+        // Held for a moment only, and in no group: a question that comes meanwhile is answered by those who can.
+        let needed = [subjects.journals(), subjects.commit(region), subjects.hello(), subjects.fetch(region), subjects.compare(region)];
+        let mut held = Vec::new();
+        for subject in needed {
+            held.push(client.subscribe(subject).await.map_err(|error| away(doing, error))?);
+        }
+        if !matches!(tokio::time::timeout(patience / 3, echo(&client)).await, Ok(Ok(()))) {
+            refused.lock().unwrap_or_else(PoisonError::into_inner).push("no message came back on _INBOX.>".into());
+        }
+    }
+    let jetstream_fault = if settings.jetstream { jetstream_fault(&client, &subjects.stream(region), patience / 3).await } else { None };
+    let mut heard = BTreeMap::new();
+    let end = Instant::now() + listen;
+    while let Ok(Some(message)) = tokio::time::timeout_at(end, heartbeats.next()).await {
+        let beat = wire::parse_heartbeat(&message.payload);
+        if let (Some(About::Heartbeat(from)), Some((now, _))) = (subjects.parse(message.subject.as_str()), beat) {
+            heard.insert(from, now - clock.now());
+        }
+    }
+    let server = client.server_info();
+    let refused = std::mem::take(&mut *refused.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Probe { version: server.version, payload_bytes_max: server.max_payload, jetstream_fault, refused, heard })
+}
+
+/// Asks for the region's own stream, as a gateway does before its first run; that there is none yet is no fault.
+async fn jetstream_fault(client: &Client, stream: &str, patience: Duration) -> Option<String> {
+    let jetstream = jetstream::context::ContextBuilder::new().timeout(patience).build(client.clone());
+    let reply: Result<Value, _> = jetstream.request(format!("STREAM.INFO.{stream}"), &json!({})).await;
+    match reply {
+        Err(error) if error.kind() == RequestErrorKind::NoResponders => Some("it is not enabled on this server".into()),
+        Err(error) => Some(format!("it gave no answer: {error}")),
+        Ok(reply) => match (&reply["error"]["code"], &reply["error"]["description"]) {
+            (Value::Null, _) => None,
+            (code, _) if code.as_u64() == Some(404) => None,
+            (_, description) => Some(description.as_str().unwrap_or("it refused, and did not say why").to_owned()),
+        },
     }
 }
 

@@ -166,6 +166,15 @@ impl Status {
             let compared = compared.unwrap_or_default();
             metrics.compared_millis.get_or_create(&by).set(millis(compared));
         }
+        // A region that is gone for good alarms nobody any more.
+        for region in known.peers.keys().filter(|region| retired(region)) {
+            let by = ByPeer { peer: region.to_string() };
+            for gauge in
+                [&metrics.silent_millis, &metrics.ahead_millis, &metrics.compared_millis, &metrics.behind_events, &metrics.behind_millis]
+            {
+                gauge.remove(&by);
+            }
+        }
         metrics.faults.set(known.faults.len() as i64);
         metrics.faults_red.set(known.faults.values().filter(|fault| fault.red).count() as i64);
     }

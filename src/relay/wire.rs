@@ -20,6 +20,9 @@ pub const BEFORE: &str = "Tidegate-Before";
 /// The largest run that is inflated: an atomic batch of the largest body, and what its events carry beside it.
 pub const RUN_BYTES_MAX: usize = 256 << 20;
 
+/// A window larger than this (log 2) would have to be held in memory; what we pack needs much less.
+const WINDOW_LOG_MAX: u32 = 24;
+
 /// What a message's headers and protocol may take beside its payload.
 const ENVELOPE_BYTES: usize = 1024;
 
@@ -74,7 +77,8 @@ pub fn unpack(payload: &[u8], db: &DatabaseName, region: &Region) -> Result<Vec<
         return Ok(Vec::new());
     }
     let mut text = String::new();
-    let decoder = zstd::stream::read::Decoder::with_buffer(payload).map_err(|error| error.to_string())?;
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(payload).map_err(|error| error.to_string())?;
+    decoder.window_log_max(WINDOW_LOG_MAX).map_err(|error| error.to_string())?;
     decoder.take(RUN_BYTES_MAX as u64 + 1).read_to_string(&mut text).map_err(|error| format!("the run cannot be inflated: {error}"))?;
     if text.len() > RUN_BYTES_MAX {
         return Err(format!("the run has more than {RUN_BYTES_MAX} bytes"));
@@ -123,6 +127,8 @@ impl Tip {
 
     fn parse(text: &str) -> Option<Self> {
         let (position, hash) = text.split_once(':')?;
+        let hex = hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+        hex.then_some(())?;
         Some(Self { position: parse_position(position)?, hash: hash.to_owned() })
     }
 }

@@ -1,7 +1,10 @@
 //! Is it alive, is it ready, what does it count.
 
+use super::openapi::{Content, Operation};
 use super::routes::Context;
+use crate::access::{Caller, Right};
 use crate::lifecycle::Phase;
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -19,7 +22,7 @@ pub async fn live() -> &'static str {
 /// Ready: not stopping, Postgres answers with the schema this gateway was built for, and what the other regions held when
 /// it began is here. Asked of Postgres each time,
 /// since a process that compares itself with its own cache looks well while it is frozen.
-pub async fn ready(State(context): State<Context>) -> Response {
+pub async fn ready(State(context): State<Context>, caller: Option<Extension<Caller>>) -> Response {
     let gateway = &context.gateway;
     let why = if gateway.lifecycle.phase() > Phase::Running {
         Some("stopping".to_owned())
@@ -36,7 +39,13 @@ pub async fn ready(State(context): State<Context>) -> Response {
     };
     match why {
         None => "ready\n".into_response(),
-        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], format!("not ready: {why}\n")).into_response(),
+        Some(why) => {
+            // The reason may name databases and regions: it is for those who may read the status too.
+            let told = caller.is_some_and(|Extension(caller)| caller.may_everywhere(Right::Read));
+            tracing::debug!(%why, "not ready");
+            let text = if told { format!("not ready: {why}\n") } else { "not ready\n".into() };
+            (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], text).into_response()
+        }
     }
 }
 
@@ -53,4 +62,24 @@ pub async fn metrics(State(context): State<Context>) -> Response {
     let heads: Vec<_> = databases.iter().map(|database| (database.name.clone(), database.known())).collect();
     gateway.relay.measure(metrics, &heads);
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text()).into_response()
+}
+
+pub fn describe_live() -> Operation {
+    Operation::get("live", "Operation", "Whether the process runs").answers(200, "It does.", Content::Text("text/plain"))
+}
+
+pub fn describe_ready() -> Operation {
+    Operation::get("ready", "Operation", "Whether requests should be sent here")
+        .about(
+            "Postgres answers, the schema is the one this gateway was built for, writes move, and what the other regions held when it \
+             began is here. The reason for a no is told to those who may read `*`.",
+        )
+        .token_optional()
+        .answers(200, "Yes.", Content::Text("text/plain"))
+        .answers(503, "Not now.", Content::Text("text/plain"))
+}
+
+pub fn describe_metrics() -> Operation {
+    let text = Content::Text("application/openmetrics-text");
+    Operation::get("readMetrics", "Operation", "What the gateway counts, for Prometheus").answers(200, "OpenMetrics text.", text)
 }

@@ -1,24 +1,38 @@
 //! The only place that knows HTTP: connections here, all addresses in `routes`, a file per endpoint in `api`.
 
+mod answer;
 mod api;
+mod browser;
+mod guard;
 mod health;
+mod memory;
+mod openapi;
 mod problem;
 mod request;
 mod routes;
 mod stall;
+mod stream;
+pub mod tls;
 
 use crate::error::{Error, Kind, Result};
 use crate::gateway::Gateway;
-use crate::lifecycle::Phase;
+use crate::lifecycle::{Lifecycle, Phase};
+use answer::Hangup;
+use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use stall::Stalling;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tls::Tls;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 /// Takes the address; a taken port is named.
@@ -32,10 +46,95 @@ pub async fn bind(address: &str) -> Result<TcpListener> {
 
 /// Serves until the gateway drains, then answers what is in flight, for as long as the configuration allows.
 /// Whether all of it was answered.
-pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) -> bool {
+pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, tls: Option<Arc<Tls>>) -> bool {
     let http = &gateway.config.http;
-    let router = routes::router(gateway.clone());
     let slots = Arc::new(Semaphore::new(http.connections_max));
+    let server = Arc::new(Server {
+        router: routes::router(gateway.clone()),
+        protocols: protocols(http),
+        tls,
+        lifecycle: gateway.lifecycle.clone(),
+        silence: Duration::from_millis(http.headers_ms_max),
+        stall: Duration::from_millis(gateway.config.limits.subscriber_stall_ms_max),
+    });
+    let graceful = GracefulShutdown::new();
+    loop {
+        let accepted = async {
+            let slot = slots.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+            listener.accept().await.map(|(stream, _)| (stream, slot))
+        };
+        let accepted = tokio::select! {
+            accepted = accepted => accepted,
+            () = gateway.lifecycle.reached(Phase::Draining) => break,
+        };
+        let (stream, slot) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, most likely: wait for some to come back rather than spin.
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (server, watcher) = (server.clone(), graceful.watcher());
+        tokio::spawn(async move {
+            let _slot = slot;
+            server.connection(stream, watcher).await;
+        });
+    }
+    drop(listener);
+    let drain = Duration::from_millis(gateway.config.http.drain_ms_max);
+    let clean = tokio::time::timeout(drain, graceful.shutdown()).await.is_ok();
+    if !clean {
+        tracing::warn!(?drain, "requests were still in flight after the drain; they are cut off");
+    }
+    clean
+}
+
+/// What every connection is served with.
+struct Server {
+    router: Router,
+    protocols: Builder<TokioExecutor>,
+    tls: Option<Arc<Tls>>,
+    lifecycle: Lifecycle,
+    /// How long a peer may take to begin.
+    silence: Duration,
+    /// How long a peer may take nothing.
+    stall: Duration,
+}
+
+impl Server {
+    async fn connection(&self, stream: TcpStream, watcher: Watcher) {
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = &self.tls else { return self.talk(stream, watcher).await };
+        // What a client breaks off, or does not know how to begin, is no fault of ours.
+        let accepted = tokio::select! {
+            accepted = tls.acceptor().accept(stream) => accepted.ok(),
+            () = tokio::time::sleep(self.silence) => None,
+            () = self.lifecycle.reached(Phase::Draining) => None,
+        };
+        if let Some(stream) = accepted {
+            self.talk(stream, watcher).await;
+        }
+    }
+
+    async fn talk(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, watcher: Watcher) {
+        let hangup = Hangup::default();
+        let (router, handle) = (self.router.clone(), hangup.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(handle.clone());
+            TowerToHyperService::new(router.clone()).call(request)
+        });
+        let io = TokioIo::new(Stalling::new(stream, self.silence, self.stall));
+        let connection = watcher.watch(self.protocols.serve_connection(io, service).into_owned());
+        tokio::select! {
+            _ = connection => {}
+            () = hangup.asked() => {}
+        }
+    }
+}
+
+fn protocols(http: &crate::config::Http) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -49,52 +148,7 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) -> bool {
         .max_header_list_size(32 << 10)
         .max_concurrent_streams(128)
         .keep_alive_interval(Duration::from_secs(20));
-    let builder = Arc::new(builder);
-    let graceful = GracefulShutdown::new();
-    loop {
-        let accepted = async {
-            let slot = slots.clone().acquire_owned().await.map_err(std::io::Error::other)?;
-            listener.accept().await.map(|(stream, peer)| (stream, peer, slot))
-        };
-        let accepted = tokio::select! {
-            accepted = accepted => accepted,
-            () = gateway.lifecycle.reached(Phase::Draining) => break,
-        };
-        let (stream, slot) = match accepted {
-            Ok((stream, _, slot)) => (stream, slot),
-            Err(error) => {
-                // Out of descriptors, most likely: wait for some to come back rather than spin.
-                tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
-        let (builder, watcher, lifecycle) = (builder.clone(), graceful.watcher(), gateway.lifecycle.clone());
-        let (silence, stall) =
-            (Duration::from_millis(http.headers_ms_max), Duration::from_millis(gateway.config.limits.subscriber_stall_ms_max));
-        tokio::spawn(async move {
-            let _slot = slot;
-            let spoke = tokio::select! {
-                biased;
-                spoke = stall::speaks(&stream, silence) => spoke,
-                () = lifecycle.reached(Phase::Draining) => false,
-            };
-            if spoke {
-                let io = TokioIo::new(Stalling::new(stream, stall));
-                let connection = builder.serve_connection(io, service).into_owned();
-                let _ = watcher.watch(connection).await; // what a client breaks off is no fault of ours
-            }
-        });
-    }
-    drop(listener);
-    let drain = Duration::from_millis(gateway.config.http.drain_ms_max);
-    let clean = tokio::time::timeout(drain, graceful.shutdown()).await.is_ok();
-    if !clean {
-        tracing::warn!(?drain, "requests were still in flight after the drain; they are cut off");
-    }
-    clean
+    builder
 }
 
 /// Where a listener listens.

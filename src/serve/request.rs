@@ -1,6 +1,8 @@
 //! What comes in: bodies within their limits, query parameters, names in the path.
 
+use super::memory::Share;
 use super::problem::Refusal;
+use super::routes::Context;
 use crate::clock::Stamp;
 use crate::gateway::{Database, Gateway};
 use crate::id::{DatabaseName, DocId, collection_is_valid};
@@ -14,13 +16,16 @@ use futures_util::StreamExt;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bodies are inflated in steps of this many bytes.
 const INFLATE_STEP: u64 = 256 << 10;
 
 /// A zstd window larger than this (log 2) is refused: it would have to be held in memory.
 const ZSTD_WINDOW_LOG_MAX: u32 = 24;
+
+/// How long a page is waited for, unless it is said, and at most; milliseconds.
+const TIMEOUT_MS: u64 = 25_000;
+const TIMEOUT_MS_MAX: u64 = 60_000;
 
 /// A body and its share of the process' memory for bodies.
 pub struct Held {
@@ -30,31 +35,11 @@ pub struct Held {
     share: Share,
 }
 
-/// Permits of the bodies' semaphore, a byte each; they grow with what is held.
-struct Share {
-    bodies: Arc<Semaphore>,
-    permits: Option<OwnedSemaphorePermit>,
-}
-
-impl Share {
-    fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
-        let wanted = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let more = self.bodies.clone().try_acquire_many_owned(wanted);
-        let more =
-            more.map_err(|_| Problem::new(ProblemKind::Overloaded, "the bodies of requests in flight fill their limit; try again"))?;
-        match &mut self.permits {
-            Some(permits) => permits.merge(more),
-            permits => *permits = Some(more),
-        }
-        Ok(())
-    }
-}
-
 /// Reads a whole JSON body, inflating it where it is compressed.
-pub async fn body(gateway: &Gateway, bodies: &Arc<Semaphore>, headers: &HeaderMap, body: Body) -> Result<Held, Refusal> {
-    let limits = &gateway.config.limits;
+pub async fn body(context: &Context, db: Option<&DatabaseName>, headers: &HeaderMap, body: Body) -> Result<Held, Refusal> {
+    let limits = &context.gateway.config.limits;
     let coding = coding(headers)?;
-    let mut share = Share { bodies: bodies.clone(), permits: None };
+    let mut share = context.bodies.share(db);
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if let Some(length) = declared.filter(|length| *length > limits.body_bytes_max as u64) {
         return Err(too_large("the body", limits.body_bytes_max, length).into());
@@ -221,6 +206,15 @@ impl Query {
     }
 }
 
+/// How long a page is waited for.
+pub fn take_timeout(query: &mut Query) -> Result<Duration, Problem> {
+    let timeout = query.take_number("timeout_ms")?.unwrap_or(TIMEOUT_MS);
+    if timeout > TIMEOUT_MS_MAX {
+        return Err(invalid("timeout_ms", format!("timeout_ms is at most {TIMEOUT_MS_MAX}")).over(TIMEOUT_MS_MAX, timeout));
+    }
+    Ok(Duration::from_millis(timeout))
+}
+
 fn invalid(name: &str, detail: String) -> Problem {
     Problem::new(ProblemKind::Invalid, detail).at(name)
 }
@@ -269,8 +263,17 @@ pub fn not_ahead(gateway: &Gateway, database: &Database, stamp: Stamp, what: &st
     reader(gateway, database, &gateway.config.ingest()).not_ahead(stamp, what)
 }
 
-/// Without keys only a loopback name will do: a page of another site, rebound to this address, has its own.
+/// What a proxy adds: without keys it would make everybody it serves an admin.
+const FORWARDED: [&str; 3] = ["forwarded", "x-forwarded-for", "via"];
+
+/// Without keys only a loopback name will do: a page of another site, rebound to this address, has its own. And nobody may
+/// ask for others.
 pub fn check_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    if let Some(name) = FORWARDED.iter().find(|name| headers.contains_key(**name)) {
+        let detail =
+            format!("the request came through a proxy ({name}), and without keys everybody behind it would be admin: configure keys");
+        return Err(Problem::new(ProblemKind::Host, detail));
+    }
     let host = uri
         .authority()
         .map(|authority| authority.as_str().to_owned())
@@ -280,11 +283,7 @@ pub fn check_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => &host,
     };
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    let loopback = bare
-        .parse::<std::net::IpAddr>()
-        .map_or(bare.eq_ignore_ascii_case("localhost") || bare.to_ascii_lowercase().ends_with(".localhost"), |ip| ip.is_loopback());
-    if loopback {
+    if is_loopback_host(name) {
         return Ok(());
     }
     let shown: String = host.chars().take(80).collect();
@@ -292,6 +291,13 @@ pub fn check_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
         ProblemKind::Host,
         format!("without keys the Host header must be a loopback name such as localhost or 127.0.0.1, not {shown:?}"),
     ))
+}
+
+/// A name or an address of this machine alone; IPv6 in its brackets.
+pub fn is_loopback_host(name: &str) -> bool {
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let named = || bare.eq_ignore_ascii_case("localhost") || bare.to_ascii_lowercase().ends_with(".localhost");
+    bare.parse::<std::net::IpAddr>().map_or_else(|_| named(), |ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -312,6 +318,9 @@ mod tests {
             assert!(!check(bad), "{bad}");
         }
         assert!(check_host(&Uri::from_static("/x"), &HeaderMap::new()).is_err());
+        let forwarded =
+            [(header::HOST, "localhost"), (header::FORWARDED, "for=10.0.0.1")].map(|(name, value)| (name, value.parse().unwrap()));
+        assert!(check_host(&Uri::from_static("/x"), &HeaderMap::from_iter(forwarded)).is_err());
     }
 
     #[test]

@@ -1,70 +1,140 @@
-//! Every address, grouped by who calls it.
+//! Every address, grouped by who calls it: what it needs of its caller, who answers, and how it is described.
 
-use super::api::{changes, conflicts, databases, documents, history, journal, ops, regions, status};
+use super::answer::{self, Hangup, SMALL_BYTES_MAX};
+use super::api::{changes, conflicts, databases, docs, documents, history, journal, ops, regions, status};
+use super::guard::{Needs, guard};
+use super::memory::Memory;
+use super::openapi::{Document, Operation};
 use super::problem::{Answer, refuse, respond};
-use super::{health, request};
+use super::{browser, health, request};
+use crate::access::Right;
 use crate::gateway::Gateway;
+use crate::id::DatabaseName;
 use crate::problem::{Problem, ProblemKind};
-use axum::Router;
+use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post, put};
+use axum::{Extension, Router};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use tokio::sync::Semaphore;
+use std::time::Duration;
 use tower_http::compression::CompressionLayer;
-use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
+use tower_http::compression::predicate::{Predicate, SizeAbove};
 
 /// What every handler works with.
 #[derive(Clone)]
 pub struct Context {
     pub gateway: Arc<Gateway>,
     /// Bytes of request bodies in flight.
-    pub bodies: Arc<Semaphore>,
+    pub bodies: Arc<Memory>,
+    /// Bytes of large answers and of streams' parts that their readers have not taken yet.
+    pub answers: Arc<Memory>,
     /// Live feeds.
     pub subscribers: Arc<AtomicUsize>,
 }
 
+/// The routes as they are put together, each with its description.
+struct Table {
+    context: Context,
+    router: Router<Context>,
+    document: Document,
+}
+
+impl Table {
+    fn add(&mut self, path: &str, needs: Needs, handler: MethodRouter<Context>, operation: Operation) {
+        self.put(path, needs, false, handler, operation);
+    }
+
+    /// A feed also takes its token in the address.
+    fn add_feed(&mut self, path: &str, needs: Needs, handler: MethodRouter<Context>, operation: Operation) {
+        self.put(path, needs, true, handler, operation);
+    }
+
+    fn put(&mut self, path: &str, needs: Needs, feed: bool, handler: MethodRouter<Context>, operation: Operation) {
+        let guarded = handler.route_layer(from_fn_with_state((self.context.clone(), needs, feed), guard));
+        self.router = std::mem::take(&mut self.router).route(path, guarded);
+        self.document.add(path, needs, feed, operation);
+    }
+}
+
 pub fn router(gateway: Arc<Gateway>) -> Router {
+    let limits = &gateway.config.limits;
     let context = Context {
-        bodies: Arc::new(Semaphore::new(gateway.config.limits.bodies_bytes_max)),
+        bodies: Arc::new(Memory::new(
+            "the bodies of requests in flight",
+            limits.bodies_bytes_max,
+            limits.body_bytes_max + limits.body_inflated_bytes_max,
+        )),
+        answers: Arc::new(Memory::new("the answers that are being read", limits.answers_bytes_max, 0)),
         subscribers: Arc::new(AtomicUsize::new(0)),
-        gateway,
+        gateway: gateway.clone(),
     };
-    let compressed = SizeAbove::new(1024).and(NotForContentType::SSE);
-    Router::new()
-        // apps
-        .route("/v1/dbs", get(databases::list))
-        .route("/v1/dbs/{db}", get(databases::read).put(databases::create))
-        .route("/v1/dbs/{db}/ops", post(ops::append))
-        .route("/v1/dbs/{db}/docs", get(documents::list))
-        .route("/v1/dbs/{db}/docs:get", post(documents::read_many))
-        .route("/v1/dbs/{db}/docs/{*doc}", get(documents::read))
-        .route("/v1/dbs/{db}/changes", get(changes::read))
-        .route("/v1/dbs/{db}/conflicts", get(conflicts::list))
-        .route("/v1/dbs/{db}/conflicts/restore", post(conflicts::restore))
-        // auditors
-        .route("/v1/dbs/{db}/history/{*doc}", get(history::read))
-        .route("/v1/dbs/{db}/journal/{region}", get(journal::read))
-        // operators
-        .route("/v1/status", get(status::read))
-        .route("/v1/regions/{region}/retire", post(regions::retire))
-        .route("/v1/regions/{region}/accept", post(regions::accept))
-        .route("/livez", get(health::live))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(health::metrics))
+    let mut table = Table { context: context.clone(), router: Router::new(), document: Document::default() };
+    apps(&mut table);
+    auditors(&mut table);
+    operators(&mut table);
+    table.add("/openapi.json", Needs::Nothing, get(docs::document), docs::describe_document());
+    table.add("/docs", Needs::Nothing, get(docs::page), docs::describe_page());
+    let document: Arc<str> = table.document.json().into();
+    let router = table
+        .router
         .fallback(missing)
         .method_not_allowed_fallback(wrong_method)
-        .layer(CompressionLayer::new().gzip(true).zstd(true).compress_when(compressed))
+        .layer(from_fn_with_state(context.clone(), hold))
+        .layer(CompressionLayer::new().gzip(true).zstd(true).compress_when(SizeAbove::new(1024).and(may_transform)))
         .layer(from_fn_with_state(context.clone(), door))
-        .with_state(context)
+        .layer(Extension(docs::Text(document)))
+        .with_state(context);
+    match browser::layer(&gateway.config.http.cors_origins) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
+}
+
+fn apps(table: &mut Table) {
+    let (read, write, admin) = (Needs::Database(Right::Read), Needs::Database(Right::Write), Needs::Database(Right::Admin));
+    table.add("/v1/dbs", Needs::Caller, get(databases::list), databases::describe_list());
+    table.add("/v1/dbs/{db}", read, get(databases::read), databases::describe_read());
+    table.add("/v1/dbs/{db}", admin, put(databases::create), databases::describe_create());
+    table.add("/v1/dbs/{db}/ops", write, post(ops::append), ops::describe_append());
+    table.add("/v1/dbs/{db}/docs", read, get(documents::list), documents::describe_list());
+    table.add("/v1/dbs/{db}/docs:get", read, post(documents::read_many), documents::describe_read_many());
+    table.add("/v1/dbs/{db}/docs/{*doc}", read, get(documents::read), documents::describe_read());
+    table.add_feed("/v1/dbs/{db}/changes", read, get(changes::read), changes::describe_read());
+    table.add("/v1/dbs/{db}/conflicts", read, get(conflicts::list), conflicts::describe_list());
+    table.add("/v1/dbs/{db}/conflicts/restore", write, post(conflicts::restore), conflicts::describe_restore());
+}
+
+fn auditors(table: &mut Table) {
+    let read = Needs::Database(Right::Read);
+    table.add("/v1/dbs/{db}/history/{*doc}", read, get(history::read), history::describe_read());
+    table.add_feed("/v1/dbs/{db}/journal/{region}", read, get(journal::read), journal::describe_read());
+}
+
+fn operators(table: &mut Table) {
+    let (read, admin) = (Needs::Everywhere(Right::Read), Needs::Everywhere(Right::Admin));
+    table.add("/v1/status", read, get(status::read), status::describe_read());
+    table.add("/v1/regions/{region}/retire", admin, post(regions::retire), regions::describe_retire());
+    table.add("/v1/regions/{region}/accept", admin, post(regions::accept), regions::describe_accept());
+    table.add("/livez", Needs::Nothing, get(health::live), health::describe_live());
+    table.add("/readyz", Needs::Nothing, get(health::ready), health::describe_ready());
+    table.add("/metrics", read, get(health::metrics), health::describe_metrics());
+}
+
+/// Streams are not gathered up to be compressed.
+fn may_transform(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions) -> bool {
+    let cache = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok());
+    !cache.is_some_and(|value| value.contains("no-transform"))
 }
 
 /// What holds for every request.
 async fn door(State(context): State<Context>, request: Request, next: Next) -> Response {
-    if let Err(problem) = request::check_host(request.uri(), request.headers()) {
+    if context.gateway.access.is_open()
+        && let Err(problem) = request::check_host(request.uri(), request.headers())
+    {
         return refuse(&context.gateway, problem.into());
     }
     if percent_encoding::percent_decode_str(request.uri().path()).decode_utf8().is_err() {
@@ -75,6 +145,26 @@ async fn door(State(context): State<Context>, request: Request, next: Next) -> R
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// Large answers take their share of the memory for answers until they are read.
+async fn hold(State(context): State<Context>, request: Request, next: Next) -> Response {
+    let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
+    let db = request.uri().path().strip_prefix("/v1/dbs/").and_then(|rest| rest.split('/').next());
+    let db = db.and_then(|name| DatabaseName::new(name).ok());
+    let response = next.run(request).await;
+    let Some(size) = response.body().size_hint().exact().filter(|size| *size > SMALL_BYTES_MAX) else { return response };
+    let mut share = context.answers.share(db.as_ref());
+    if let Err(problem) = share.grow(size as usize) {
+        return refuse(&context.gateway, problem.into());
+    }
+    let (mut parts, body) = response.into_parts();
+    // It is there already: nothing is waited for or copied.
+    let bytes = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    parts.headers.insert(header::CONTENT_LENGTH, bytes.len().into());
+    let stall = Duration::from_millis(context.gateway.config.limits.subscriber_stall_ms_max);
+    let body: Body = answer::whole(bytes, share, hangup, stall);
+    Response::from_parts(parts, body)
 }
 
 async fn missing(request: Request) -> Response {

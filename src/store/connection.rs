@@ -4,6 +4,7 @@ use crate::error::{Error, Kind, Result};
 use deadpool_postgres::{Object, Pool};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -14,12 +15,20 @@ pub struct Connection {
     client: Option<Object>,
     clean: AtomicBool,
     timeout: Duration,
+    /// Given back with the connection.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Connection {
     pub async fn open(pool: &Pool, timeout: Duration) -> Result<Self> {
         let client = pool.get().await.map_err(|error| Error::because(Kind::Unavailable, "connecting to Postgres", error))?;
-        Ok(Self { client: Some(client), clean: AtomicBool::new(true), timeout })
+        Ok(Self { client: Some(client), clean: AtomicBool::new(true), timeout, turn: None })
+    }
+
+    /// Keeps a database's turn for as long as the connection is out.
+    pub fn with_turn(mut self, turn: OwnedSemaphorePermit) -> Self {
+        self.turn = Some(turn);
+        self
     }
 
     pub fn client(&self) -> &Object {

@@ -6,6 +6,7 @@
 pub mod audit;
 mod columns;
 mod connection;
+pub mod doctor;
 mod hints;
 pub mod memory;
 pub mod migrate;
@@ -13,6 +14,7 @@ pub mod postgres;
 pub mod rebuild;
 mod sql;
 mod transaction;
+mod turns;
 
 pub use postgres::Postgres;
 

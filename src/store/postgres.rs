@@ -3,6 +3,7 @@
 
 use super::connection::Connection;
 use super::transaction::{self, Transaction};
+use super::turns::Turns;
 use super::{Bound, DatabaseId, Head, Loaded, Locked, RegionNote, Span, Store, View, migrate, sql};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
@@ -32,6 +33,8 @@ pub struct Postgres {
     /// Commits have connections of their own: a crowd of readers must not starve them.
     writers: Pool,
     readers: Pool,
+    /// Readers of one database leave some of their connections to the others'.
+    turns: Turns,
     timeout: Duration,
     begin: String,
     begin_view: String,
@@ -62,6 +65,7 @@ impl Postgres {
         Ok(Self {
             writers: pool(writers)?,
             readers: pool(settings.connections_max - writers)?,
+            turns: Turns::new((settings.connections_max - writers) * 2 / 3),
             timeout: settings.timeout,
             begin: format!("begin; {limits}"),
             // Locked before the view is taken: a rebuild that swaps the table later must not show through it.
@@ -73,8 +77,14 @@ impl Postgres {
         Connection::open(&self.writers, self.timeout).await
     }
 
+    /// For what concerns no database, or all.
     async fn reader(&self) -> Result<Connection> {
         Connection::open(&self.readers, self.timeout).await
+    }
+
+    async fn reader_of(&self, db: DatabaseId) -> Result<Connection> {
+        let turn = self.turns.take(db, self.timeout).await?;
+        Ok(self.reader().await?.with_turn(turn))
     }
 
     /// What keeps the relay going must not wait behind a crowd of readers either.
@@ -118,7 +128,7 @@ impl Store for Postgres {
     }
 
     async fn head(&self, db: DatabaseId) -> Result<Head> {
-        let mut heads = self.reader().await?.rows("reading a head", sql::HEAD, &[&db], |row| sql::head(row, 0)).await?;
+        let mut heads = self.reader_of(db).await?.rows("reading a head", sql::HEAD, &[&db], |row| sql::head(row, 0)).await?;
         heads.pop().ok_or_else(|| Error::new(Kind::Missing, "the database is gone"))
     }
 
@@ -130,29 +140,29 @@ impl Store for Postgres {
 
     async fn documents(&self, db: DatabaseId, docs: &[DocId]) -> Result<Vec<Document>> {
         let docs: Vec<&str> = docs.iter().map(DocId::as_str).collect();
-        self.reader().await?.rows("reading documents", sql::DOCUMENTS, &[&db, &docs], sql::document).await
+        self.reader_of(db).await?.rows("reading documents", sql::DOCUMENTS, &[&db, &docs], sql::document).await
     }
 
     async fn list(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>> {
-        transaction::list(&self.reader().await?, db, collection, after, bound).await
+        transaction::list(&self.reader_of(db).await?, db, collection, after, bound).await
     }
 
     async fn conflicted(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, rows: usize) -> Result<Vec<Document>> {
         let (low, high) = transaction::range(collection, after);
         let params: [&(dyn ToSql + Sync); 4] = [&db, &low, &high, &(rows as i64)];
-        self.reader().await?.rows("listing conflicts", sql::CONFLICTED, &params, sql::document).await
+        self.reader_of(db).await?.rows("listing conflicts", sql::CONFLICTED, &params, sql::document).await
     }
 
     async fn conflicted_count(&self, db: DatabaseId) -> Result<u64> {
         let read = |row: &tokio_postgres::Row| Ok(row.get::<_, i64>(0) as u64);
-        let found = self.reader().await?.rows("counting conflicts", sql::CONFLICTED_COUNT, &[&db], read).await?;
+        let found = self.reader_of(db).await?.rows("counting conflicts", sql::CONFLICTED_COUNT, &[&db], read).await?;
         Ok(found.into_iter().next().unwrap_or(0))
     }
 
     async fn events(&self, db: DatabaseId, places: &[(Region, Position)]) -> Result<Vec<Event>> {
         let (regions, positions): (Vec<&str>, Vec<i64>) =
             places.iter().map(|(region, position)| (region.as_str(), *position as i64)).unzip();
-        self.reader().await?.rows("reading events", &sql::events_at(), &[&db, &regions, &positions], sql::event).await
+        self.reader_of(db).await?.rows("reading events", &sql::events_at(), &[&db, &regions, &positions], sql::event).await
     }
 
     async fn history(&self, db: DatabaseId, doc: &DocId, before: Option<(Stamp, Region, Position)>, bound: Bound) -> Result<Vec<Event>> {
@@ -161,16 +171,16 @@ impl Store for Postgres {
             None => (i64::MAX, "", 0),
         };
         let params: [&(dyn ToSql + Sync); 7] = [&db, &doc.as_str(), &stamp, &region, &position, &(bound.rows as i64), &bound.bytes_sql()];
-        self.reader().await?.rows("reading a history", &sql::history(), &params, sql::event).await
+        self.reader_of(db).await?.rows("reading a history", &sql::history(), &params, sql::event).await
     }
 
     async fn lines(&self, db: DatabaseId, name: &DatabaseName, span: &Span, bound: Bound) -> Result<Vec<(Position, Batch, String)>> {
         let params = span_params(&db, span, bound);
-        self.reader().await?.rows("reading a journal", &sql::events_of_a_run(), &params.each(), |row| sql::line(row, name)).await
+        self.reader_of(db).await?.rows("reading a journal", &sql::events_of_a_run(), &params.each(), |row| sql::line(row, name)).await
     }
 
     async fn view(&self, db: DatabaseId) -> Result<(Box<dyn View>, Head)> {
-        let (transaction, head) = Transaction::view(self.reader().await?, db, self.timeout, &self.begin_view).await?;
+        let (transaction, head) = Transaction::view(self.reader_of(db).await?, db, self.timeout, &self.begin_view).await?;
         Ok((Box::new(transaction), head))
     }
 

@@ -11,6 +11,9 @@ pub struct Subscriber {
     pub documents: BTreeMap<String, Value>,
     pub cursor: Option<String>,
     pub rows: usize,
+    pub heartbeats: Vec<Value>,
+    /// What the stream ended with, if it said so.
+    pub error: Option<String>,
     stream: futures_util::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
     buffer: String,
 }
@@ -27,6 +30,8 @@ impl Subscriber {
             documents: BTreeMap::new(),
             cursor: since.map(str::to_owned),
             rows: 0,
+            heartbeats: Vec::new(),
+            error: None,
             stream: answer.bytes_stream().boxed(),
             buffer: String::new(),
         }
@@ -54,6 +59,14 @@ impl Subscriber {
             let row: Value = serde_json::from_str(field("data:").unwrap()).unwrap();
             self.documents.insert(row["doc"].as_str().unwrap().to_owned(), row["body"].clone());
             self.rows += 1;
+        }
+        match field("event:") {
+            Some("heartbeat") => self.heartbeats.push(serde_json::from_str(field("data:").unwrap()).unwrap()),
+            Some("error") => {
+                let problem: Value = serde_json::from_str(field("data:").unwrap()).unwrap();
+                self.error = problem["type"].as_str().map(str::to_owned);
+            }
+            _ => {}
         }
         if let Some(id) = field("id:") {
             self.cursor = Some(id.to_owned());
@@ -170,5 +183,159 @@ async fn an_atomic_batch_larger_than_a_page_goes_whole() {
     let (rows, _) = eu.client.changes(Some(&start), "").await;
     assert_eq!(rows.len(), 20);
     assert_eq!(rows["a/19"]["body"]["n"], 19);
+    eu.finish().await;
+}
+
+/// A stream of lines, read by line.
+struct Lines {
+    stream: futures_util::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
+    buffer: String,
+}
+
+impl Lines {
+    async fn open(client: &crate::support::Client, path: &str) -> Self {
+        let answer = client.http.get(client.path(path)).header("accept-encoding", "gzip, zstd").send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["content-type"], "application/x-ndjson");
+        assert!(answer.headers().get("content-encoding").is_none(), "a stream is not gathered to be compressed");
+        Self { stream: answer.bytes_stream().boxed(), buffer: String::new() }
+    }
+
+    /// The next line; `None` at the end.
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.buffer.find('\n') {
+                return Some(self.buffer.drain(..=end).collect::<String>().trim_end().to_owned());
+            }
+            let part = tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("the stream goes on");
+            self.buffer.push_str(std::str::from_utf8(&part?.ok()?).unwrap());
+        }
+    }
+
+    async fn row(&mut self) -> Value {
+        serde_json::from_str(&self.next().await.unwrap()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn lines_tell_the_same_as_events_with_the_cursor_beside_the_last_row() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    eu.client.write(vec![put("a/1", json!({"n": 1})), put("a/2", json!({"n": 2}))]).await;
+    let mut lines = Lines::open(&eu.client, "/changes?feed=ndjson&body=true").await;
+    let (first, second, heartbeat) = (lines.row().await, lines.row().await, lines.row().await);
+    assert_eq!(first, json!({"doc": "a/1", "version": "eu:1", "deleted": false, "body": {"n": 1}}));
+    assert_eq!((&second["doc"], second["cursor"].is_string()), (&json!("a/2"), true));
+    // Caught up, and told so at once: with what the region holds and when that was last confirmed.
+    let told = &heartbeat["heartbeat"];
+    assert_eq!((&told["vector"], &told["pending"], &told["behind"]), (&json!({"eu": 2}), &json!(0), &json!(false)), "{heartbeat}");
+    assert!(told["stamp"].is_string() && told["confirmed_at"].is_string());
+    eu.client.write(vec![delete("a/1")]).await;
+    let row = lines.row().await;
+    assert_eq!((&row["doc"], &row["deleted"]), (&json!("a/1"), &json!(true)));
+    let cursor = row["cursor"].as_str().unwrap().to_owned();
+    eu.client.write(vec![put("a/3", json!({}))]).await;
+    let mut resumed = Lines::open(&eu.client, &format!("/changes?feed=ndjson&since={cursor}")).await;
+    assert_eq!(resumed.row().await["doc"], "a/3");
+    eu.finish().await;
+}
+
+#[tokio::test]
+async fn a_page_is_waited_for_and_comes_empty_when_nothing_happens() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    // A snapshot is there at once, also an empty one.
+    let (_, empty) = eu.client.get("/changes?feed=longpoll").await;
+    assert_eq!((&empty["changes"], empty["pending"].as_u64()), (&json!([]), Some(0)));
+    let start = empty["cursor"].as_str().unwrap();
+    let (status, late) = eu.client.get(&format!("/changes?feed=longpoll&timeout_ms=50&since={start}")).await;
+    assert_eq!((status, &late["changes"], &late["behind"]), (200, &json!([]), &json!(false)));
+    let ask = |filter: &str| {
+        let (client, path) = (eu.client.clone(), format!("/changes?feed=longpoll&body=true&timeout_ms=60000&since={start}{filter}"));
+        tokio::spawn(async move { client.get(&path).await.1 })
+    };
+    let (all, filtered) = (ask(""), ask("&collection=b"));
+    let waiting = || eu.running.as_ref().unwrap().gateway.databases()[0].head.receiver_count();
+    let before = waiting();
+    until("both wait", || async { waiting() >= before.max(2) }).await;
+    eu.client.write(vec![put("a/1", json!({"n": 1}))]).await;
+    assert_eq!(all.await.unwrap()["changes"][0]["body"], json!({"n": 1}));
+    // What it did not ask for wakes it and does not end it.
+    assert!(!filtered.is_finished());
+    eu.client.write(vec![put("b/1", json!({"n": 2}))]).await;
+    let page = filtered.await.unwrap();
+    assert_eq!(page["changes"].as_array().unwrap().len(), 1);
+    assert_eq!(page["changes"][0]["doc"], "b/1");
+    for bad in ["feed=longpoll&timeout_ms=60001", "feed=longpoll&timeout_ms=x", "timeout_ms=1", "feed=sse&timeout_ms=1"] {
+        assert_eq!(eu.client.get(&format!("/changes?{bad}")).await.0, 400, "{bad}");
+    }
+    eu.finish().await;
+}
+
+#[tokio::test]
+async fn a_journal_is_followed_line_by_line_as_it_grows() {
+    let world = World::new();
+    let (eu, us) = world.pair().await;
+    eu.client.write(vec![put("a/1", json!({})), put("a/2", json!({}))]).await;
+    let mut lines = Lines::open(&us.client, "/journal/eu?feed=ndjson").await;
+    let mut followed = vec![lines.next().await.unwrap(), lines.next().await.unwrap()];
+    let waiting = {
+        let client = us.client.clone();
+        tokio::spawn(async move { client.get("/journal/eu?feed=longpoll&after=2&timeout_ms=60000").await })
+    };
+    eu.client.write(vec![put("a/3", json!({}))]).await;
+    followed.push(lines.next().await.unwrap());
+    assert_eq!(followed, eu.client.journal("eu", 100).await, "byte for byte");
+    assert_eq!(waiting.await.unwrap().1["position"], 3);
+    let (status, none) = us.client.get("/journal/eu?feed=longpoll&after=3&timeout_ms=20").await;
+    assert_eq!((status, none), (200, json!("")));
+    assert_eq!(us.client.get("/journal/eu?feed=sse").await.0, 400);
+    eu.finish().await;
+    us.finish().await;
+    assert_eq!(lines.next().await, None, "at the stop the stream ends");
+}
+
+#[tokio::test]
+async fn a_filtered_stream_hears_of_its_own_documents_alone() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    let mut lines = Lines::open(&eu.client, "/changes?feed=ndjson&collection=b&docs=b/1&docs=b/2&body=true").await;
+    assert!(lines.row().await["heartbeat"].is_object());
+    for n in 0..4 {
+        eu.client.write(vec![put(&format!("a/{n}"), json!({"n": n})), put(&format!("b/{n}"), json!({"n": n}))]).await;
+    }
+    let (first, second) = (lines.row().await, lines.row().await);
+    assert_eq!((&first["doc"], &second["doc"]), (&json!("b/1"), &json!("b/2")));
+    // Its cursor goes on from where it is, past what was not for it.
+    let resume = format!("/changes?collection=b&since={}", second["cursor"].as_str().unwrap());
+    assert_eq!(eu.client.get(&resume).await.1["changes"][0]["doc"], "b/3");
+    eu.finish().await;
+}
+
+#[tokio::test]
+async fn a_crowd_that_waits_at_the_head_reads_each_commit_once() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    eu.client.write(vec![put("a/0", json!({}))]).await;
+    let (_, cursor) = eu.client.changes(None, "").await;
+    // Streams of one connection: descriptors are for other tests.
+    let http = crate::support::client::http().http2_prior_knowledge().build().unwrap();
+    let mut crowd = Vec::new();
+    for n in 0..100 {
+        let client = crate::support::Client { http: http.clone(), ..eu.client.clone() };
+        let filter = if n % 2 == 0 { "" } else { "&collection=b" };
+        let mut lines = Lines::open(&client, &format!("/changes?feed=ndjson&body=true&since={cursor}{filter}")).await;
+        assert!(lines.row().await["heartbeat"].is_object());
+        crowd.push((n, lines));
+    }
+    for n in 0..30 {
+        let collection = if n % 3 == 0 { "b" } else { "a" };
+        eu.client.write(vec![put(&format!("{collection}/{n}"), json!({"n": n}))]).await;
+    }
+    for (n, lines) in &mut crowd {
+        for m in (0..30).filter(|m| *n % 2 == 0 || m % 3 == 0) {
+            assert_eq!(lines.row().await["body"]["n"], m, "of subscriber {n}");
+        }
+    }
     eu.finish().await;
 }

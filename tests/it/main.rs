@@ -3,19 +3,27 @@
 
 mod support;
 
+mod access;
 mod bad_input;
+mod browser;
+mod commands;
 mod conflicts;
 mod convergence;
 mod dev;
+mod docs;
 mod faults;
 mod feeds;
+mod fuzz;
 mod import;
 mod lifecycle;
+mod limits;
+mod openapi;
 mod outages;
 mod processes;
 mod reads;
 mod relay;
 mod storage;
+mod subscribers;
 mod tidy;
 mod writes;
 

@@ -5,6 +5,7 @@
 use crate::cli::dev::guard::{self, User};
 use crate::cli::dev::nats::{self, Nats};
 use crate::cli::dev::postgres::{self, Postgres};
+use crate::cli::remote;
 use crate::cli::{import, serve};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -77,11 +78,7 @@ impl Servers {
         let nats = within("starting nats-server", Nats::start(path, user, &random, None)).await?;
         let nats = self.nats.insert(nats);
         super::say(&format!("Postgres {} and nats-server {}, private, in {}", postgres.version, nats.version, path.display()));
-        let http = reqwest::Client::builder()
-            .timeout(PATIENCE / 2)
-            .no_proxy() // the regions are on this machine
-            .build()
-            .map_err(|error| Error::because(Kind::Internal, "making an HTTP client", error))?;
+        let http = remote::plain(PATIENCE / 2)?;
         let mut regions = Vec::new();
         for name in NAMES {
             let database = format!("tidegate_{name}");

@@ -6,7 +6,7 @@ pub mod postgres;
 
 use super::{serve, stop_signal};
 use crate::clock::Clock;
-use crate::config::{Config, Log};
+use crate::config::{Config, LOOPBACK_ORIGINS, Log};
 use crate::error::{Error, Kind, Result};
 use crate::random::Random;
 use crate::store::migrate;
@@ -121,6 +121,7 @@ async fn start(arguments: &Arguments, home: &Home, started: &mut Started) -> Res
             ("TIDEGATE_POSTGRES_URL".into(), postgres.gateway_url(&database)),
             ("TIDEGATE_NATS_URL".into(), nats.url()),
             ("TIDEGATE_NATS_TOKEN".into(), nats.token().into()),
+            ("TIDEGATE_HTTP_CORS_ORIGINS".into(), LOOPBACK_ORIGINS.into()),
         ]);
         let config = Config::read("", &settings)?;
         let gateway = serve::start(config, Clock::system(), random.clone()).await?;

@@ -1,65 +1,84 @@
-//! `GET …/changes`: a page, or a stream of server-sent events; a snapshot, then its tail.
+//! `GET …/changes`: a page, one that is waited for, or a stream; a snapshot, then its tail.
 
-use crate::clock::Stamp;
+use super::subscription::{self, Form};
+use crate::access::Caller;
 use crate::gateway::{Database, Gateway};
 use crate::id::DocId;
 use crate::lifecycle::Phase;
 use crate::problem::{Problem, ProblemKind};
-use crate::relay::feed::{self, Filter, Page, write_row, write_vector};
+use crate::relay::feed::{self, Filter, Page, write_row};
+use crate::relay::subscriber::Subscriber;
+use crate::serve::answer::Hangup;
+use crate::serve::openapi::{Content, Operation, reference};
 use crate::serve::problem::{Answer, Refusal};
 use crate::serve::request::{self, Query};
 use crate::serve::routes::{Context, json};
-use crate::store::Head;
+use crate::serve::stream::{Opening, Seat};
 use crate::token::Cursor;
-use axum::body::Body;
+use axum::Extension;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, Uri, header};
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use futures_util::stream;
+use axum::http::{HeaderMap, Uri};
+use axum::response::Response;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 const LIMIT_MAX: u64 = 1000;
 
-/// How often a stream that has nothing to say says so.
-const HEARTBEAT: Duration = Duration::from_secs(15);
-
-pub async fn read(State(context): State<Context>, Path(db): Path<String>, uri: Uri, headers: HeaderMap) -> Response {
-    context.finish(answer(&context, &db, &uri, &headers).await)
+/// What is asked for.
+struct Asked {
+    since: Option<Cursor>,
+    filter: Filter,
+    limit: usize,
+    bodies: bool,
 }
 
-async fn answer(context: &Context, db: &str, uri: &Uri, headers: &HeaderMap) -> Answer {
-    let gateway = &context.gateway;
-    let mut query = Query::of(uri);
-    let database = request::database(gateway, db).await?;
-    let since = match (query.take("since")?, headers.get("last-event-id")) {
-        (_, Some(last)) => Some(last.to_str().unwrap_or("?").to_owned()),
-        (since, None) => since,
+pub async fn read(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    Extension(hangup): Extension<Hangup>,
+    Path(db): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let answer = async {
+        let gateway = &context.gateway;
+        let mut query = Query::of(&uri);
+        let database = request::database(gateway, &db).await?;
+        let since = since(gateway, &database, &mut query, &headers)?;
+        let wait = wait_for(&context, &database, &mut query, since.clone()).await?;
+        let (limit, bodies) = (query.take_limit(LIMIT_MAX)?, query.take_bool("body")?.unwrap_or(false));
+        let filter = filter(&mut query)?;
+        let feed = query.take("feed")?;
+        let timeout = if feed.as_deref() == Some("longpoll") { request::take_timeout(&mut query)? } else { Duration::ZERO };
+        query.end()?;
+        wait.await?;
+        let asked = Asked { since, filter, limit, bodies };
+        let form = match feed.as_deref() {
+            None | Some("page") => return page(gateway, &database, &asked).await,
+            Some("longpoll") => return longpoll(&context, &caller, &database, asked, timeout).await,
+            Some("sse") => Form::Events,
+            Some("ndjson") => Form::Lines,
+            Some(other) => {
+                let detail = format!("feed is page, longpoll, sse or ndjson, not {other:?}");
+                return Err(Problem::new(ProblemKind::Invalid, detail).at("feed").into());
+            }
+        };
+        let subscriber = Subscriber::new(gateway, &database, asked.since, asked.filter, asked.limit, asked.bodies);
+        let opening = Opening { context: &context, database: &database, caller, hangup, media_type: form.media_type() };
+        opening.open(|outlet| subscription::run(subscriber, form, outlet), move |problem| form.error(problem))
     };
-    let since = since
-        .map(|token| Cursor::decode(&token, &database.name).map_err(|why| Problem::new(ProblemKind::Token, why).at("since")))
-        .transpose()?;
-    if let Some(since) = &since {
-        request::not_ahead(gateway, &database, since.stamp, "since")?;
-    }
-    let wait = wait_for(context, &database, &mut query, since.as_ref()).await?;
-    let limit = query.take_limit(LIMIT_MAX)?;
-    let body = query.take_bool("body")?.unwrap_or(false);
-    let filter = filter(&mut query)?;
-    let kind = query.take("feed")?;
-    query.end()?;
-    wait.await?;
-    match kind.as_deref() {
-        None | Some("page") => {
-            let page = feed::page(&*gateway.store, database.id, since.as_ref(), &filter, limit, body).await?;
-            Ok(json(write_page(&database, &page, body)))
-        }
-        Some("sse") => subscribe(context, Subscription { gateway: gateway.clone(), database, since, filter, limit, body }),
-        Some(other) => Err(Problem::new(ProblemKind::Invalid, format!("feed is page or sse, not {other:?}")).at("feed").into()),
-    }
+    context.finish(answer.await)
+}
+
+/// Where to read on from: a browser that comes again says so in a header.
+fn since(gateway: &Gateway, database: &Database, query: &mut Query, headers: &HeaderMap) -> Result<Option<Cursor>, Problem> {
+    let last = headers.get("last-event-id").map(|last| last.to_str().unwrap_or("?").to_owned());
+    let asked = query.take("since")?;
+    let Some(token) = last.or(asked) else { return Ok(None) };
+    let since = Cursor::decode(&token, &database.name).map_err(|why| Problem::new(ProblemKind::Token, why).at("since"))?;
+    request::not_ahead(gateway, database, since.stamp, "since")?;
+    Ok(Some(since))
 }
 
 /// Waits for `session` and `since` as long as `wait_ms` says; behind its session a read is refused, behind its `since`
@@ -68,7 +87,7 @@ async fn wait_for<'a>(
     context: &'a Context,
     database: &'a Arc<Database>,
     query: &mut Query,
-    since: Option<&'a Cursor>,
+    since: Option<Cursor>,
 ) -> Result<impl Future<Output = Result<(), Refusal>> + use<'a>, Refusal> {
     let gateway = &context.gateway;
     let session = query.take("session")?;
@@ -100,150 +119,95 @@ fn filter(query: &mut Query) -> Result<Filter, Problem> {
     Ok(Filter { collection, docs: docs.collect::<Result<_, _>>()? })
 }
 
-fn write_page(database: &Database, page: &Page, body: bool) -> String {
+async fn page(gateway: &Gateway, database: &Database, asked: &Asked) -> Answer {
+    let page = feed::page(&*gateway.store, database.id, asked.since.as_ref(), &asked.filter, asked.limit, asked.bodies).await?;
+    let Page { rows, cursor, pending, behind, .. } = &page;
+    Ok(json(write_page(database, rows.iter(), cursor, *pending, *behind, asked.bodies)))
+}
+
+/// Answers as soon as there is a row, with none once the time is up. A snapshot's page is there at once, also an empty one:
+/// its cursor is what the next call waits with.
+async fn longpoll(context: &Context, caller: &Caller, database: &Arc<Database>, asked: Asked, timeout: Duration) -> Answer {
+    let gateway = &context.gateway;
+    let _seat = Seat::take(context)?;
+    let begins = asked.since.as_ref().is_none_or(|since| since.snapshot.is_some());
+    let given = asked.since.clone().unwrap_or_default();
+    let mut subscriber = Subscriber::new(gateway, database, asked.since, asked.filter, asked.limit, asked.bodies);
+    let deadline = Instant::now() + timeout;
+    let mut pending = 0;
+    let mut revoked = std::pin::pin!(gateway.access.ended(caller, &gateway.clock));
+    loop {
+        if let Some(step) = subscriber.next().await? {
+            let rows = step.rows();
+            if begins || !rows.is_empty() {
+                let text = write_page(database, rows.into_iter(), &step.cursor, step.pending(), step.behind(), asked.bodies);
+                return Ok(json(text));
+            }
+            pending = step.pending();
+            if pending > 0 && Instant::now() < deadline {
+                continue;
+            }
+        }
+        tokio::select! {
+            () = subscriber.changed() => {}
+            () = tokio::time::sleep_until(deadline) => break,
+            () = gateway.lifecycle.reached(Phase::Draining) => break,
+            problem = &mut revoked => return Err(problem.into()),
+        }
+    }
+    let cursor = subscriber.since.unwrap_or(given);
+    let behind = !database.known().vector.covers(&cursor.vector);
+    Ok(json(write_page(database, std::iter::empty(), &cursor, pending, behind, asked.bodies)))
+}
+
+fn write_page<'a>(
+    database: &Database,
+    rows: impl Iterator<Item = &'a crate::project::Document>,
+    cursor: &Cursor,
+    pending: u64,
+    behind: bool,
+    bodies: bool,
+) -> String {
     let mut out = String::from("{\"changes\":[");
-    for (at, row) in page.rows.iter().enumerate() {
+    for (at, row) in rows.enumerate() {
         if at > 0 {
             out.push(',');
         }
-        write_row(row, body, &mut out);
+        write_row(row, bodies, &mut out);
     }
-    out.push_str(&format!(
-        "],\"cursor\":\"{}\",\"pending\":{},\"behind\":{}}}",
-        page.cursor.encode(&database.name),
-        page.pending,
-        page.behind
-    ));
+    let cursor = cursor.encode(&database.name);
+    out.push_str(&format!("],\"cursor\":\"{cursor}\",\"pending\":{pending},\"behind\":{behind}}}"));
     out
 }
 
-struct Subscription {
-    gateway: Arc<Gateway>,
-    database: Arc<Database>,
-    since: Option<Cursor>,
-    filter: Filter,
-    limit: usize,
-    body: bool,
-}
-
-/// Counts a live feed while it lives.
-struct Seat(Arc<AtomicUsize>);
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn subscribe(context: &Context, subscription: Subscription) -> Answer {
-    let seat = Seat(context.subscribers.clone());
-    let most = context.gateway.config.limits.subscribers_max;
-    if seat.0.fetch_add(1, Ordering::Relaxed) >= most {
-        return Err(Problem::new(ProblemKind::Overloaded, format!("{most} live feeds are the limit of this process"))
-            .over(most as u64, most as u64)
-            .into());
-    }
-    let (parts, received) = mpsc::channel::<Bytes>(1);
-    tokio::spawn(async move {
-        let _seat = seat;
-        let _ = subscription.run(parts).await;
-    });
-    let stream = stream::unfold(received, |mut received| async move {
-        received.recv().await.map(|part| (Ok::<_, std::convert::Infallible>(part), received))
-    });
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    Ok((headers, Body::from_stream(stream)).into_response())
-}
-
-/// The reader went away, was too slow, or the gateway stops: it resumes from its cursor.
-struct Ended;
-
-impl Subscription {
-    async fn run(mut self, parts: mpsc::Sender<Bytes>) -> Result<(), Ended> {
-        let mut heads = self.database.head.subscribe();
-        loop {
-            let known = heads.borrow_and_update().vector.clone();
-            if self.since.as_ref().is_some_and(|since| since.snapshot.is_none() && since.vector == known) {
-                self.wait(&mut heads, &parts).await?;
-                continue;
-            }
-            let page = feed::page(&*self.gateway.store, self.database.id, self.since.as_ref(), &self.filter, self.limit, self.body).await;
-            let page = match page {
-                Ok(page) => page,
-                Err(error) => {
-                    tracing::debug!(error = %error.chain(), "a feed could not read on");
-                    let problem = Problem::new(ProblemKind::Unavailable, "the journal cannot be reached; connect again");
-                    let mut data = String::from("event: error\ndata: ");
-                    problem.write(&mut data);
-                    data.push_str("\n\n");
-                    self.send(&parts, data).await?;
-                    return Err(Ended);
-                }
-            };
-            let moved = self.since.as_ref() != Some(&page.cursor);
-            if moved {
-                self.send(&parts, self.write(&page)).await?;
-            }
-            let pending = page.pending;
-            self.since = Some(page.cursor);
-            if pending == 0 || !moved {
-                self.wait(&mut heads, &parts).await?;
-            }
-        }
-    }
-
-    /// Waits for a commit; says so now and then.
-    async fn wait(&self, heads: &mut watch::Receiver<Head>, parts: &mpsc::Sender<Bytes>) -> Result<(), Ended> {
-        loop {
-            tokio::select! {
-                changed = heads.changed() => return changed.map_err(|_| Ended),
-                () = tokio::time::sleep(HEARTBEAT) => self.send(parts, self.heartbeat()).await?,
-                () = self.gateway.lifecycle.reached(Phase::Draining) => return Err(Ended),
-                () = parts.closed() => return Err(Ended),
-            }
-        }
-    }
-
-    /// The rows as events; only the last moves the reader's cursor, so that it resumes where a commit ends.
-    fn write(&self, page: &Page) -> String {
-        let mut out = String::with_capacity(256 * page.rows.len() + 64);
-        let id = page.cursor.encode(&self.database.name);
-        for (at, row) in page.rows.iter().enumerate() {
-            out.push_str("event: change\n");
-            if at + 1 == page.rows.len() {
-                out.push_str(&format!("id: {id}\n"));
-            }
-            out.push_str("data: ");
-            write_row(row, self.body, &mut out);
-            out.push_str("\n\n");
-        }
-        if page.rows.is_empty() {
-            // Nothing for this reader, yet the cursor moved: an event of its own keeps it from looking at the same again.
-            out.push_str(&format!("id: {id}\n"));
-            out.push_str(&self.heartbeat());
-        }
-        out
-    }
-
-    /// Where the region stands, so that a reader can tell that it is behind.
-    fn heartbeat(&self) -> String {
-        let head = self.database.known();
-        let mut out = String::from("event: heartbeat\ndata: {\"vector\":");
-        write_vector(&head.vector, &mut out);
-        let stamp: Stamp = head.stamp;
-        out.push_str(&format!(",\"stamp\":\"{stamp}\"}}\n\n"));
-        out
-    }
-
-    async fn send(&self, parts: &mpsc::Sender<Bytes>, part: String) -> Result<(), Ended> {
-        let stall = Duration::from_millis(self.gateway.config.limits.subscriber_stall_ms_max);
-        tokio::select! {
-            sent = parts.send(part.into()) => sent.map_err(|_| Ended),
-            () = tokio::time::sleep(stall) => Err(Ended),
-            () = self.gateway.lifecycle.reached(Phase::Draining) => Err(Ended),
-        }
-    }
+pub fn describe_read() -> Operation {
+    let feeds = serde_json::json!({"enum": ["page", "longpoll", "sse", "ndjson"], "default": "page"});
+    let boolean = serde_json::json!({"type": "boolean", "default": false});
+    let docs = serde_json::json!({"type": "array", "items": reference("DocId"), "maxItems": LIMIT_MAX});
+    Operation::get("changes", "Changes", "What changed since a cursor, and on from there")
+        .about(
+            "Without `since` it begins with a snapshot of the documents that are there; its tail follows. Every row shows a document \
+             as it is now, so a document that changed often may stand there once.\n\n\
+             `page` answers at once. `longpoll` waits until there is a row, for `timeout_ms`, and then answers with none. `sse` and \
+             `ndjson` go on until somebody ends them: with the token, when the gateway stops, when a reader takes nothing for too \
+             long. Come again with the last cursor, to any region, and nothing is missed. About every 15 seconds a heartbeat tells \
+             where the region stands.",
+        )
+        .query("since", reference("Cursor"), "What was read already.")
+        .query("feed", feeds, "How to answer.")
+        .query("collection", reference("CollectionName"), "Documents of this collection only.")
+        .query("docs", docs, "These documents only; the parameter is repeated, one id each.")
+        .query("body", boolean, "With the documents' bodies.")
+        .limit(LIMIT_MAX)
+        .query(
+            "timeout_ms",
+            serde_json::json!({"type": "integer", "minimum": 0, "maximum": 60_000, "default": 25_000}),
+            "How long a long poll waits; with `feed=longpoll` only.",
+        )
+        .session()
+        .header("Last-Event-ID", reference("Cursor"), "As `since`, and before it: what a browser's EventSource sends when it comes again.")
+        .answers(200, "`page`, `longpoll`: a page.", Content::Json("ChangesPage"))
+        .answers(200, "`sse`: events `change`, `heartbeat` and `error`.", Content::Events("ChangeEvent"))
+        .answers(200, "`ndjson`: the same as lines.", Content::Lines("ChangeLine"))
+        .refuses(&[ProblemKind::TooMany, ProblemKind::Overloaded, ProblemKind::Unavailable])
 }

@@ -1,8 +1,10 @@
 //! `GET …/conflicts`, `POST …/conflicts/restore`: what lost, beside what is shown instead; and back with it.
 
+use crate::access::Caller;
 use crate::clock::format_time;
 use crate::gateway::Database;
 use crate::id::{DocId, Position, Region};
+use crate::ingest::authorize::authorize;
 use crate::ingest::batch::{Action, Checked, Condition, Op, sent_of_set};
 use crate::ingest::{Outcome, Verdict};
 use crate::journal::{Event, Pointer};
@@ -11,9 +13,11 @@ use crate::problem::{Problem, ProblemKind};
 use crate::project::conflict::Reason;
 use crate::project::leaf::{join_members, plus};
 use crate::project::{Conflict, Document, body};
+use crate::serve::openapi::{BODY, Content, Operation, reference};
 use crate::serve::problem::{Answer, Refusal};
 use crate::serve::request::{self, Query};
 use crate::serve::routes::{Context, json};
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
@@ -215,20 +219,27 @@ struct Asked {
 }
 
 /// Brings a conflict back: an op like any other, whose author has seen everything here.
-pub async fn restore(State(context): State<Context>, Path(db): Path<String>, uri: Uri, headers: HeaderMap, body: Body) -> Response {
+pub async fn restore(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    Path(db): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     let answer = async {
         Query::of(&uri).end()?;
         let database = request::database(&context.gateway, &db).await?;
-        let held = request::body(&context.gateway, &context.bodies, &headers, body).await?;
+        let held = request::body(&context, Some(&database.name), &headers, body).await?;
         let asked: Asked = serde_json::from_slice(&held.bytes).map_err(|error| {
             let kind = if error.is_data() { ProblemKind::Invalid } else { ProblemKind::Json };
-            Problem::new(kind, error.to_string())
+            Problem::new(kind, Problem::reason(&error))
         })?;
         let doc = DocId::new(&asked.doc).map_err(|why| Problem::new(ProblemKind::Invalid, why).at("/doc"))?;
         // Decided on what was read, and kept only if that is still so: others may write meanwhile.
         let limit = std::time::Duration::from_millis(context.gateway.config.limits.request_ms_max);
         for _ in 0..TRIES {
-            let tried = tokio::time::timeout(limit, try_restore(&context, &database, &doc, &asked)).await;
+            let tried = tokio::time::timeout(limit, try_restore(&context, &caller, &database, &doc, &asked)).await;
             let outcome = tried.map_err(|_| {
                 Problem::new(
                     ProblemKind::Unavailable,
@@ -246,7 +257,7 @@ pub async fn restore(State(context): State<Context>, Path(db): Path<String>, uri
     context.finish(answer.await)
 }
 
-async fn try_restore(context: &Context, database: &Arc<Database>, doc: &DocId, asked: &Asked) -> Result<Outcome, Refusal> {
+async fn try_restore(context: &Context, caller: &Caller, database: &Arc<Database>, doc: &DocId, asked: &Asked) -> Result<Outcome, Refusal> {
     let gateway = &context.gateway;
     let document = gateway.store.documents(database.id, std::slice::from_ref(doc)).await?.pop();
     let missing = || Problem::new(ProblemKind::NotFound, format!("{doc} has no conflict {:?}", asked.id));
@@ -268,7 +279,7 @@ async fn try_restore(context: &Context, database: &Arc<Database>, doc: &DocId, a
         sent,
         bytes,
     };
-    let batch = Checked {
+    let mut batch = Checked {
         id: gateway.random.uuid(),
         client,
         actor: None,
@@ -279,6 +290,7 @@ async fn try_restore(context: &Context, database: &Arc<Database>, doc: &DocId, a
         ops: vec![Ok(op)],
         bytes,
     };
+    authorize(&mut batch, caller, &database.name);
     Ok(gateway.append(database, batch).await?)
 }
 
@@ -304,4 +316,29 @@ fn bring_back(document: &Document, conflict: &Conflict, event: &Event) -> Action
         join_members(&mut members, added);
     }
     Action::Set(pointer, Value::Array(members))
+}
+
+pub fn describe_list() -> Operation {
+    Operation::get("listConflicts", "Conflicts", "What lost a conflict, beside what is shown instead")
+        .about(
+            "The same in every region, in the order of documents. A conflict stands there until somebody who had seen it writes again. \
+             A page may be shorter than `limit` and still have a `next`.",
+        )
+        .query("open", serde_json::json!({"type": "boolean"}), "Those that ask somebody to decide, or those that do not.")
+        .query("collection", reference("CollectionName"), "Of this collection only.")
+        .query("doc", reference("DocId"), "Of this document only.")
+        .query("after", serde_json::json!({"type": "string"}), "Those after this place: a page's `next`.")
+        .limit(LIMIT_MAX)
+        .session()
+        .answers(200, "A page.", Content::Json("Conflicts"))
+        .refuses(&[ProblemKind::Unavailable])
+}
+
+pub fn describe_restore() -> Operation {
+    Operation::post("restoreConflict", "Conflicts", "Bring back what lost")
+        .about("An op like any other, made here, whose author has seen everything: what lost is shown again, and the conflict is over.")
+        .body("Restore", serde_json::json!({"doc": "todos/milk", "id": "us:4/title"}))
+        .answers(200, "The op's verdict.", Content::Json("Outcome"))
+        .refuses(BODY)
+        .refuses(&[ProblemKind::Json, ProblemKind::Unavailable, ProblemKind::ClockHere])
 }

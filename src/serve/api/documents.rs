@@ -5,6 +5,7 @@ use crate::id::DocId;
 use crate::json::write_string;
 use crate::problem::{Problem, ProblemKind};
 use crate::project::Document;
+use crate::serve::openapi::{BODY, Content, Operation, reference};
 use crate::serve::problem::{Refusal, respond};
 use crate::serve::request::{self, Query};
 use crate::serve::routes::{Context, json};
@@ -61,7 +62,7 @@ pub async fn read_many(State(context): State<Context>, Path(db): Path<String>, u
         let database = request::database(&context.gateway, &db).await?;
         request::wait_for_session(&context.gateway, &database, &mut query).await?;
         query.end()?;
-        let held = request::body(&context.gateway, &context.bodies, &headers, body).await?;
+        let held = request::body(&context, Some(&database.name), &headers, body).await?;
         let asked = read_ids(&held.bytes)?;
         let mut docs: Vec<DocId> = asked.iter().filter_map(|text| DocId::new(text).ok()).collect();
         docs.sort();
@@ -120,7 +121,7 @@ fn read_ids(body: &[u8]) -> Result<Vec<String>, Refusal> {
     }
     let asked: Asked = serde_json::from_slice(body).map_err(|error| {
         let kind = if error.is_data() { ProblemKind::Invalid } else { ProblemKind::Json };
-        Problem::new(kind, error.to_string())
+        Problem::new(kind, Problem::reason(&error))
     })?;
     let seen = asked.docs.len() as u64;
     if seen > LIMIT_MAX {
@@ -189,4 +190,37 @@ fn missing(doc: &DocId) -> Problem {
 fn deleted(document: &Document) -> Problem {
     Problem::new(ProblemKind::Deleted, format!("{} is deleted; its version is {}", document.doc, document.version))
         .version(document.version.to_string())
+}
+
+pub fn describe_list() -> Operation {
+    Operation::get("listDocuments", "Documents", "Documents that are there, page by page")
+        .about("In the order of their ids' bytes; deleted ones are left out. A page may be shorter where documents are large.")
+        .query("collection", reference("CollectionName"), "Of this collection only.")
+        .query("after", serde_json::json!({"type": "string"}), "Those after this id: a page's `next`.")
+        .limit(LIMIT_MAX)
+        .session()
+        .answers(200, "A page.", Content::Json("Documents"))
+        .refuses(&[ProblemKind::Unavailable])
+}
+
+pub fn describe_read_many() -> Operation {
+    Operation::post("readDocuments", "Documents", "Several documents by their ids")
+        .about("Each of them is whole; all of them together may show two moments.")
+        .session()
+        .body("DocsGet", serde_json::json!({"docs": ["todos/milk", "stock/42"]}))
+        .answers(200, "For each id its document, or why it is not there.", Content::Json("FoundDocuments"))
+        .refuses(BODY)
+        .refuses(&[ProblemKind::Json, ProblemKind::TooMany, ProblemKind::Unavailable])
+}
+
+pub fn describe_read() -> Operation {
+    Operation::get("readDocument", "Documents", "A document")
+        .session()
+        .header("If-None-Match", serde_json::json!({"type": "string"}), "ETags that are known already, or `*`.")
+        .answers(200, "The document.", Content::Json("Document"))
+        .answer_header(200, "ETag", "The document's version, in quotes.")
+        .answers(304, "It has not changed.", Content::Nothing)
+        .answer_header(304, "ETag", "The document's version, in quotes.")
+        .answer_header(410, "ETag", "The deleted document's version, in quotes.")
+        .refuses(&[ProblemKind::Deleted, ProblemKind::Unavailable])
 }

@@ -3,6 +3,7 @@
 use crate::clock::Stamp;
 use crate::id::{Region, parse_position};
 use crate::problem::{Problem, ProblemKind};
+use crate::serve::openapi::{Content, Operation};
 use crate::serve::request::{self, Query};
 use crate::serve::routes::{Context, json};
 use crate::store::{Bound, event_bytes};
@@ -64,4 +65,14 @@ fn read_place(text: &str) -> Option<(Stamp, Region, u64)> {
     let stamp = i64::from_str_radix(parts.next()?, 16).ok().filter(|bits| *bits >= 0)?;
     let place = (Stamp::from_i64(stamp), Region::new(parts.next()?).ok()?, parse_position(parts.next()?)?);
     parts.next().is_none().then_some(place)
+}
+
+pub fn describe_read() -> Operation {
+    Operation::get("readHistory", "Audit", "What happened to a document, newest first")
+        .about("Every event that touched it: who, when, what, from which region. A deleted document has a history too.")
+        .query("after", serde_json::json!({"type": "string"}), "Those before this place in time: a page's `next`.")
+        .limit(LIMIT_MAX)
+        .session()
+        .answers(200, "A page.", Content::Json("History"))
+        .refuses(&[ProblemKind::Unavailable])
 }

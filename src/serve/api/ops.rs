@@ -1,13 +1,17 @@
 //! `POST /v1/dbs/{db}/ops`: the way in.
 
+use crate::access::Caller;
 use crate::gateway::Database;
+use crate::ingest::authorize::authorize;
 use crate::ingest::{Checked, Outcome, Verdict};
 use crate::problem::{Problem, ProblemKind};
+use crate::serve::openapi::{BODY, Content, Operation};
 use crate::serve::problem::Refusal;
 use crate::serve::request::{self, Query};
 use crate::serve::routes::{Context, json};
 use crate::telemetry::ByVerdict;
 use crate::vector::{REGIONS_MAX, Vector};
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
@@ -19,13 +23,21 @@ use std::time::Duration;
 /// Bodies larger than this are read off the event loop.
 const INLINE_BYTES_MAX: usize = 256 << 10;
 
-pub async fn append(State(context): State<Context>, Path(db): Path<String>, uri: Uri, headers: HeaderMap, body: Body) -> Response {
+pub async fn append(
+    State(context): State<Context>,
+    Extension(caller): Extension<Caller>,
+    Path(db): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     let answer = async {
         Query::of(&uri).end()?;
         let gateway = &context.gateway;
         let database = request::database(gateway, &db).await?;
-        let held = request::body(gateway, &context.bodies, &headers, body).await?;
-        let batch = read(&context, &database, held.bytes.clone()).await?;
+        let held = request::body(&context, Some(&database.name), &headers, body).await?;
+        let mut batch = read(&context, &database, held.bytes.clone()).await?;
+        authorize(&mut batch, &caller, &database.name);
         // `held` keeps its share of the memory for bodies until this request is answered.
         wait_for_what_was_seen(&context, &database, &batch).await?;
         let limit = Duration::from_millis(gateway.config.limits.request_ms_max);
@@ -87,4 +99,25 @@ fn count(context: &Context, outcome: &Outcome) {
         };
         context.gateway.metrics.ops.get_or_create(&ByVerdict { verdict }).inc();
     }
+}
+
+pub fn describe_append() -> Operation {
+    let example = serde_json::json!({"ops": [
+        {"id": "01970f5e-0000-7000-8000-000000000001", "doc": "todos/milk", "type": "put", "value": {"title": "Milk", "done": false}},
+        {"id": "01970f5e-0000-7000-8000-000000000002", "doc": "stock/42", "type": "increment", "path": "/quantity", "by": -1}
+    ]});
+    Operation::post("append", "Writing", "Post a batch of ops")
+        .about(
+            "Every op gets a verdict, in the order of the ops: `applied`, `duplicate`, `rejected` or `not-applied`. A bad op is a verdict \
+             and no failed request; its neighbours go through, unless the batch is `atomic`. Send the same batch again whenever the \
+             answer was lost, with 408, 429 and 503 too: what was kept says `duplicate`.\n\n\
+             Say what the author had seen, by `base` in an op or `cursor` in the batch, and edits merge field by field with what others \
+             did meanwhile. **A put without either counts as having seen everything that is there, and so replaces it.** An op that \
+             defines a collection (`_collections/<name>`) needs the right `admin`; without it its verdict is `forbidden`.",
+        )
+        .body("Batch", example)
+        .answers(200, "What is `applied` is durable.", Content::Json("Outcome"))
+        .refuses(BODY)
+        .refuses(&[ProblemKind::Json, ProblemKind::Token, ProblemKind::Clock, ProblemKind::TooMany])
+        .refuses(&[ProblemKind::Unavailable, ProblemKind::ClockHere])
 }

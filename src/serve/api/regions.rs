@@ -3,6 +3,7 @@
 use crate::clock::Stamp;
 use crate::id::Region;
 use crate::problem::{Problem, ProblemKind};
+use crate::serve::openapi::{Content, Operation};
 use crate::serve::problem::Refusal;
 use crate::serve::request::{self, Query};
 use crate::serve::routes::{Context, json};
@@ -61,4 +62,23 @@ fn named(context: &Context, region: &str, uri: &Uri, headers: &HeaderMap) -> Res
 async fn refresh(context: &Context) -> Result<(), Refusal> {
     context.gateway.relay.note(context.gateway.store.regions().await?);
     Ok(())
+}
+
+pub fn describe_retire() -> Operation {
+    Operation::post("retireRegion", "Operation", "Say that a region is gone for good")
+        .about("Its silence raises no alarm any more, and nobody waits for it. Events of its that turn up are still applied.")
+        .body("Nothing", serde_json::json!({}))
+        .answers(200, "It counts as gone.", Content::Json("Retired"))
+        .refuses(&[ProblemKind::Invalid, ProblemKind::MediaType, ProblemKind::NotFound, ProblemKind::Unavailable])
+}
+
+pub fn describe_accept() -> Operation {
+    Operation::post("acceptRegion", "Operation", "Take what waits for its stamps")
+        .about(
+            "A journal whose stamps lie too far in the future waits. This takes what waits now and what follows it within the hour, \
+             for a region whose clock is being set right.",
+        )
+        .body("Nothing", serde_json::json!({}))
+        .answers(200, "Up to where its stamps are taken.", Content::Json("Accepted"))
+        .refuses(&[ProblemKind::Invalid, ProblemKind::MediaType, ProblemKind::NotFound, ProblemKind::Unavailable])
 }

@@ -3,8 +3,10 @@
 use crate::gateway::Gate;
 use crate::ingest::schema::Definition;
 use crate::json::{Value, parse};
+use crate::problem::ProblemKind;
 use crate::project::Document;
 use crate::relay::feed::write_vector;
+use crate::serve::openapi::{Content, Operation};
 use crate::serve::problem::Refusal;
 use crate::serve::request::Query;
 use crate::serve::routes::{Context, json};
@@ -21,11 +23,12 @@ pub async fn read(State(context): State<Context>, uri: Uri) -> Response {
         Query::of(&uri).end()?;
         let gateway = &context.gateway;
         let mut out = format!(
-            "{{\"region\":\"{}\",\"version\":\"{}\",\"schema\":{},\"health\":\"{}\",\"access\":\"open on loopback: no keys are configured\",\"clock\":",
+            "{{\"region\":\"{}\",\"version\":\"{}\",\"schema\":{},\"health\":\"{}\",\"access\":\"{}\",\"clock\":",
             gateway.region,
             env!("CARGO_PKG_VERSION"),
             migrate::wanted(),
-            gateway.relay.health(&gateway.config, gateway.clock.now()).as_str()
+            gateway.relay.health(&gateway.config, gateway.clock.now()).as_str(),
+            if gateway.access.is_open() { "open on loopback: no keys are configured" } else { "by token" }
         );
         gateway.relay.write_clock(&gateway.config, gateway.clock.now(), &mut out);
         out.push_str(",\"relay\":");
@@ -84,4 +87,11 @@ async fn invalid_definitions(context: &Context, id: DatabaseId) -> Result<Vec<St
         body.as_ref().and_then(Value::as_object).is_none_or(|body| Definition::read(body).is_err())
     };
     Ok(definitions.iter().filter(|document| invalid(document)).map(|document| document.doc.key().to_owned()).collect())
+}
+
+pub fn describe_read() -> Operation {
+    Operation::get("readStatus", "Operation", "Health, lag, digests and queues")
+        .about("What an operator asks first: how this region is, whom it hears, and how far each region is with each database.")
+        .answers(200, "As this gateway knows it.", Content::Json("Status"))
+        .refuses(&[ProblemKind::Invalid, ProblemKind::Unavailable])
 }

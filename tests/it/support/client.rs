@@ -46,9 +46,21 @@ pub fn with(mut op: Value, name: &str, value: Value) -> Value {
     op
 }
 
+/// What every client of the tests begins with; TLS trusts nobody.
+pub fn http() -> reqwest::ClientBuilder {
+    tidegate::cli::remote::builder(tidegate::cli::remote::tls(tokio_rustls::rustls::RootCertStore::empty()).unwrap())
+}
+
 impl Client {
     pub fn new(url: &str, db: &str) -> Self {
-        Self { http: reqwest::Client::new(), url: url.into(), db: db.into() }
+        Self { http: http().build().unwrap(), url: url.into(), db: db.into() }
+    }
+
+    /// The same, by somebody with a token.
+    pub fn with_token(&self, token: &str) -> Self {
+        let value = format!("Bearer {token}").parse().unwrap();
+        let headers = reqwest::header::HeaderMap::from_iter([(reqwest::header::AUTHORIZATION, value)]);
+        Self { http: http().default_headers(headers).build().unwrap(), ..self.clone() }
     }
 
     pub fn path(&self, rest: &str) -> String {

@@ -1,6 +1,8 @@
 //! The servers of the suite, and a region as a test sees it.
 
 pub mod client;
+pub mod keys;
+pub mod nats;
 pub mod process;
 pub mod proxy;
 

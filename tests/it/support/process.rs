@@ -72,6 +72,11 @@ impl Process {
         signal(self.pid, name);
     }
 
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
     /// Ends it in good order: its exit code.
     pub async fn terminate(mut self) -> i32 {
         self.signal("TERM");
