@@ -22,7 +22,7 @@ done
 
 have nats-server || [ -x /usr/sbin/nats-server ] || [ -n "${TIDEGATE_NATS_SERVER:-}" ] || missing="$missing nats-server"
 
-if [ "${1:-}" = test ] && [ -z "${TIDEGATE_BROWSER:-}" ] && [ -z "${TIDEGATE_NO_BROWSER:-}" ]; then
+if [ "${1:-}" = test ] && [ -z "${BROWSER_PROGRAM:-}" ] && [ -z "${NO_BROWSER:-}" ]; then
     have chromium || have chromium-browser || have google-chrome || have google-chrome-stable \
         || [ -x "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome" ] || missing="$missing chromium"
 fi
@@ -33,7 +33,7 @@ if ! have apt-get; then
     echo "These are missing:$missing" >&2
     echo "Install a C compiler, PostgreSQL 15 or later and nats-server 2.9 or later with this system's package manager," >&2
     echo "so that cc, initdb, postgres and nats-server are on the PATH, and try again." >&2
-    echo "For the tests also Chromium or Chrome (TIDEGATE_BROWSER=/path/to/it, or TIDEGATE_NO_BROWSER=1 to go without)." >&2
+    echo "For the tests also Chromium or Chrome (BROWSER_PROGRAM=/path/to/it, or NO_BROWSER=1 to go without)." >&2
     exit 1
 fi
 if [ "$(id -u)" -eq 0 ]; then

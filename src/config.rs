@@ -354,6 +354,9 @@ fn is_origin(text: &str) -> bool {
     matches!(uri.scheme(), "http" | "https") && uri.origin().ascii_serialization() == text
 }
 
+/// Variables of the same prefix that are no settings: said to other commands, or beside them.
+pub const OTHER_VARIABLES: [&str; 5] = ["TIDEGATE_CONFIG", "TIDEGATE_NATS_SERVER", "TIDEGATE_URL", "TIDEGATE_TOKEN", "TIDEGATE_CA_FILE"];
+
 /// Puts given settings over the defaults; unknown names and wrong types are faults.
 fn lay_over(settings: &mut Table, given: Table, path: &str, faults: &mut Vec<String>) {
     for (name, value) in given {
@@ -369,8 +372,7 @@ fn lay_over(settings: &mut Table, given: Table, path: &str, faults: &mut Vec<Str
 
 fn take_environment(settings: &mut Table, environment: &BTreeMap<String, String>, faults: &mut Vec<String>) {
     let mut left: BTreeMap<&str, &str> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    // Said to other commands, or beside the settings.
-    for other in ["TIDEGATE_CONFIG", "TIDEGATE_NATS_SERVER", "TIDEGATE_URL", "TIDEGATE_TOKEN", "TIDEGATE_CA_FILE"] {
+    for other in OTHER_VARIABLES {
         left.remove(other);
     }
     fn walk(table: &mut Table, prefix: &str, left: &mut BTreeMap<&str, &str>, faults: &mut Vec<String>) {

@@ -61,6 +61,8 @@ pub struct Metrics {
     /// From accepted in another region to applied here, seconds.
     pub convergence: Family<ByPeer, Histogram, fn() -> Histogram>,
     pub digest_mismatches: Counter,
+    pub connected: Gauge,
+    pub clock_refuses: Gauge,
     pub faults: Gauge,
     pub faults_red: Gauge,
 }
@@ -84,6 +86,8 @@ impl Default for Metrics {
             behind_millis: Family::default(),
             convergence: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.005, 2.0, 18))),
             digest_mismatches: Counter::default(),
+            connected: Gauge::default(),
+            clock_refuses: Gauge::default(),
             faults: Gauge::default(),
             faults_red: Gauge::default(),
         };
@@ -115,6 +119,13 @@ impl Default for Metrics {
             registry.register("relay_convergence_seconds", convergence, metrics.convergence.clone());
             let mismatches = "Heartbeats with an equal vector and an unequal digest: documents differ";
             registry.register("relay_digest_mismatches", mismatches, metrics.digest_mismatches.clone());
+            registry.register(
+                "relay_connected",
+                "Whether NATS is connected: 0 is away; 1 also where none is configured",
+                metrics.connected.clone(),
+            );
+            let refuses = "Whether this gateway's clock is so far from the other regions' that it takes no writes";
+            registry.register("relay_clock_refuses", refuses, metrics.clock_refuses.clone());
             registry.register("relay_faults", "Faults the status names", metrics.faults.clone());
             registry.register("relay_faults_red", "Of those, the ones that do not mend themselves", metrics.faults_red.clone());
         }

@@ -13,7 +13,7 @@ mod report;
 
 use super::terminal::print;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, OTHER_VARIABLES};
 use crate::error::{Error, Result};
 use crate::id::Region;
 use crate::relay;
@@ -29,9 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long other regions are listened for, beyond two of their heartbeats.
 const LISTEN: Duration = Duration::from_millis(500);
-
-/// Variables that do not make a gateway's configuration.
-const OTHERS: [&str; 5] = ["TIDEGATE_CONFIG", "TIDEGATE_NATS_SERVER", "TIDEGATE_URL", "TIDEGATE_TOKEN", "TIDEGATE_CA_FILE"];
 
 #[derive(clap::Args)]
 #[command(after_help = "✓ as it should be   ! to be looked at   ✗ wrong: a gateway would not start, or not keep what it promises\n\n\
@@ -62,7 +59,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
 
 fn is_configured() -> bool {
     let mut names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    names.any(|name| name.starts_with("TIDEGATE_") && !OTHERS.contains(&name.as_str()))
+    names.any(|name| name.starts_with("TIDEGATE_") && !OTHER_VARIABLES.contains(&name.as_str()))
 }
 
 /// Every fault of the configuration, each as a finding of its own.

@@ -228,7 +228,7 @@ impl Work {
         let own = session.filter(|session| !seen.covers(session)).cloned().unwrap_or_default();
         let view = if self.head.vector.covers(&seen) && self.head.vector.covers(&own) {
             let viewer = Viewer { seen: seen.clone(), own: own.clone(), client: op.client };
-            if folded.is_view_too_many(&viewer, VIEWS_MAX) {
+            if folded.is_view_too_many(&viewer, context.region, VIEWS_MAX) {
                 let detail =
                     format!("one commit looks at a document as at most {VIEWS_MAX} different authors had seen it; send fewer at once");
                 return rejected(Problem::new(ProblemKind::TooMany, detail).at("/base").over(VIEWS_MAX as u64, VIEWS_MAX as u64 + 1));

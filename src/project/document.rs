@@ -275,8 +275,12 @@ impl Folded {
         }
     }
 
-    /// Views of this document that this commit looks at already, and whether this is another one.
-    pub fn is_view_too_many(&self, viewer: &Viewer, most: usize) -> bool {
+    /// Views of this document that this commit looks at already, and whether this is another one. Who has seen everything
+    /// needs none.
+    pub fn is_view_too_many(&self, viewer: &Viewer, region: &Region, most: usize) -> bool {
+        if self.is_all_seen(&viewer.author(region)) {
+            return false;
+        }
         let known = |views: &[Viewer]| views.contains(viewer);
         let views = self.views.len() + self.wants.views.len();
         views >= most && !known(&self.wants.views) && !self.views.iter().any(|(one, _)| one == viewer)

@@ -143,7 +143,9 @@ impl Status {
         write_map(peers.into_iter(), out, |text, out| out.push_str(&text));
     }
 
-    pub fn measure(&self, metrics: &Metrics, heads: &[(DatabaseName, Head)]) {
+    pub fn measure(&self, metrics: &Metrics, config: &Config, now: Millis, heads: &[(DatabaseName, Head)]) {
+        metrics.connected.set(self.network.get().is_none_or(|network| network.is_connected()).into());
+        metrics.clock_refuses.set(self.standing(now).refuses(config.clock.ahead_ms_max).into());
         let mut lag: BTreeMap<Region, (Position, Duration)> = BTreeMap::new();
         for (db, head) in heads {
             for (region, (events, since)) in self.behind(db, head) {

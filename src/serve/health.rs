@@ -60,7 +60,7 @@ pub async fn metrics(State(context): State<Context>) -> Response {
     metrics.queue_bytes.set(sum(|queue| queue.bytes() as u64));
     metrics.subscribers.set(context.subscribers.load(Ordering::Relaxed) as i64);
     let heads: Vec<_> = databases.iter().map(|database| (database.name.clone(), database.known())).collect();
-    gateway.relay.measure(metrics, &heads);
+    gateway.relay.measure(metrics, &gateway.config, gateway.clock.now(), &heads);
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text()).into_response()
 }
 

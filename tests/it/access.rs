@@ -139,7 +139,7 @@ async fn on_all_addresses_with_tls_two_apps_have_their_own_rights() {
     let settings = certificate.serve(keys.guard(World::alone().settings("eu").await)).with("HTTP_ADDRESS", "0.0.0.0:0");
     let eu = Region::start(settings).await;
     let url = format!("https://localhost:{}", eu.running.as_ref().unwrap().address.port());
-    let http = certificate.client();
+    let http = certificate.http().build().unwrap();
     let send = |method: &'static str, path: &'static str, token: String, body: String| {
         let request = http.request(method.parse().unwrap(), format!("{url}{path}")).bearer_auth(token);
         let request = request.header("content-type", "application/json").body(body);
@@ -164,7 +164,7 @@ async fn on_all_addresses_with_tls_two_apps_have_their_own_rights() {
     let plain = crate::support::client::http().build().unwrap().get(url.replace("https", "http")).send().await;
     assert!(plain.is_err());
     // A renewed certificate counts without a restart.
-    let renewed = Certificate::new(&dir).client();
+    let renewed = Certificate::new(&dir).http().build().unwrap();
     until("the renewed certificate is shown", || async { renewed.get(format!("{url}/livez")).send().await.is_ok() }).await;
     eu.finish().await;
 }

@@ -1,13 +1,15 @@
 //! A page in a real browser, of another origin than the gateway's: it posts, follows by EventSource through a restart of the
 //! gateway, and misses nothing.
 
-use crate::support::keys::Keys;
-use crate::support::{Client, PATIENCE, Process, SUITE, Settings, World};
+use crate::support::keys::{Certificate, Keys};
+use crate::support::nats::{Server, password};
+use crate::support::{Client, PATIENCE, Process, SUITE, World};
 use axum::Router;
 use axum::extract::State;
 use axum::response::Html;
 use axum::routing::{get, post};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -17,9 +19,9 @@ use tokio::sync::mpsc;
 
 const PAGE: &str = include_str!("browser.html");
 
-/// The browser's program: `TIDEGATE_BROWSER`, else what is installed.
+/// The browser's program: `BROWSER_PROGRAM`, else what is installed.
 fn program() -> Option<PathBuf> {
-    if let Some(named) = std::env::var_os("TIDEGATE_BROWSER") {
+    if let Some(named) = std::env::var_os("BROWSER_PROGRAM") {
         return Some(named.into());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -33,7 +35,13 @@ fn open(program: &Path, page: &str) -> Child {
     let profile = SUITE.dir();
     Command::new(program)
         .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions"])
-        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync", "--mute-audio"])
+        .args([
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--mute-audio",
+            "--ignore-certificate-errors",
+        ])
         .arg(format!("--user-data-dir={}", profile.display()))
         .arg(page)
         .stdin(Stdio::null())
@@ -68,27 +76,33 @@ async fn report(reports: &mut mpsc::UnboundedReceiver<Value>, what: &str) -> Val
 async fn a_page_writes_and_follows_through_a_restart_and_misses_nothing() {
     let Some(program) = program() else {
         assert!(
-            std::env::var_os("TIDEGATE_NO_BROWSER").is_some(),
-            "no Chromium was found: `make tools` installs it, TIDEGATE_BROWSER names one, TIDEGATE_NO_BROWSER=1 goes without this test"
+            std::env::var_os("NO_BROWSER").is_some(),
+            "no Chromium was found: `make tools` installs it, BROWSER_PROGRAM names one, NO_BROWSER=1 goes without this test"
         );
         eprintln!("skipped: no browser on this machine");
         return;
     };
-    let keys = Keys::new(&SUITE.dir());
+    // The whole of it: on all addresses, with keys and TLS, an app with its rights and one without, a subscriber on NATS with an
+    // account of its own.
+    let dir = SUITE.dir();
+    let (keys, certificate, nats) = (Keys::new(&dir), Certificate::new(&dir), Server::start().await);
     let world = World::alone();
     // The port must be the same after the restart.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (eu, us) = (world.settings("eu").await, world.settings("us").await);
     let shut = Process::start(&keys.guard(us)).await; // a gateway that lets no page in
-    let page = PAGE
-        .replace("%GATEWAY%", &format!("http://127.0.0.1:{port}"))
-        .replace("%SHUT%", &shut.client.url)
-        .replace("%TOKEN%", &keys.right("ann", "shop", "write"));
+    let gateway = format!("https://localhost:{port}");
+    let page =
+        PAGE.replace("%GATEWAY%", &gateway).replace("%SHUT%", &shut.client.url).replace("%TOKEN%", &keys.right("ann", "shop", "write"));
     let (page, mut reports) = origin(page).await;
-    let settings: Settings = keys.guard(eu).with("HTTP_ADDRESS", &format!("127.0.0.1:{port}")).with("HTTP_CORS_ORIGINS", &page);
+    let settings = certificate.serve(keys.guard(eu)).with("HTTP_ADDRESS", &format!("0.0.0.0:{port}")).with("HTTP_CORS_ORIGINS", &page);
+    let settings = settings.with("NATS_URL", &nats.url()).with("NATS_PREFIX", "tidegate");
+    let settings = settings.with("NATS_USER", "eu").with("NATS_PASSWORD", &password("eu"));
     let first = Process::start(&settings).await;
-    let admin: Client = first.client.with_token(&keys.right("admin", "*", "admin"));
-    admin.create("shop").await;
+    let client = |token: &str| Client { http: certificate.client(token), url: gateway.clone(), db: "shop".into() };
+    client(&keys.right("admin", "*", "admin")).create("shop").await;
+    let mut app = nats.connect("shop-app").await;
+    app.subscribe("tidegate.changes.shop.>").await;
 
     let mut browser = open(&program, &page);
     report(&mut reports, "half").await;
@@ -103,11 +117,20 @@ async fn a_page_writes_and_follows_through_a_restart_and_misses_nothing() {
     assert_eq!((&done["etag"], &done["notModified"]), (&json!("\"eu:1\""), &json!(304)), "{done}");
     assert_eq!(done["shut"], json!("TypeError"), "a gateway that does not name the page's origin lets it read nothing: {done}");
     // Each op once, though the page could not know which of its requests had arrived.
-    let journal = second.client.with_token(&keys.right("audit", "shop", "read")).journal("eu", 1000).await;
+    let journal = client(&keys.right("audit", "shop", "read")).journal("eu", 1000).await;
     assert_eq!(journal.len(), 40);
+    assert!(journal.iter().all(|line| line.contains(r#""actor":"ann""#)));
+    // An app with rights elsewhere sees none of it.
+    assert_eq!(client(&keys.right("office", "wages", "admin")).get("/docs/notes/1").await.0, 403);
+    // The subscriber was told of each of them, from before and after the restart.
+    let mut told = BTreeSet::new();
+    while told.len() < 40 {
+        told.insert(app.next().await.subject);
+    }
     browser.start_kill().unwrap();
     tokio::time::timeout(Duration::from_secs(20), browser.wait()).await.unwrap().unwrap();
     assert_eq!(shut.terminate().await, 0);
     assert_eq!(second.terminate().await, 0);
+    assert_eq!(nats.violations(), [""; 0]);
     crate::support::verify(&settings.owner).await;
 }

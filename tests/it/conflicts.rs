@@ -266,3 +266,19 @@ impl tidegate::store::rebuild::Progress for Counted {
         self.0 += events;
     }
 }
+
+#[tokio::test]
+async fn one_commit_bounds_how_many_views_of_a_document_it_makes_and_who_saw_everything_needs_none() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    eu.client.write((0..260).map(|n| put("a/1", json!({ "n": n }))).collect()).await;
+    // Each author had seen another version; the last has seen all there is.
+    let stale = (1..=257).map(|n| with(put("a/1", json!({"n": n - 1, "by": n})), "base", json!(format!("eu:{n}"))));
+    let ops: Vec<Value> = stale.chain([patch("a/1", json!({"last": true}))]).collect();
+    let answer = eu.client.batch(json!({ "ops": ops })).await;
+    let results = answer["results"].as_array().unwrap();
+    assert!(results[..256].iter().all(|result| result["status"] == "applied"), "{answer}");
+    assert_eq!(results[256]["problem"]["type"], "/problems/too-many");
+    assert_eq!(results[257]["status"], "applied");
+    eu.finish().await;
+}

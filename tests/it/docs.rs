@@ -1,6 +1,6 @@
 //! The documents are held against the program: settings, metrics and links are what they say.
 //!
-//! `docs/configuration.md` is made from the default file; `TIDEGATE_WRITE_DOCS=1 cargo test --test it docs::` writes it
+//! `docs/configuration.md` is made from the default file; `WRITE_DOCS=1 cargo test --test it docs::` writes it
 //! anew. What is only prose is not held by anything here.
 
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use tidegate::telemetry::{ByPeer, ByProblem, ByRelay, ByVerdict, Metrics};
 
 const HEADING: &str = "# Settings
 
-<!-- Made from src/config.default.toml; TIDEGATE_WRITE_DOCS=1 cargo test --test it docs:: writes it anew. -->
+<!-- Made from src/config.default.toml; WRITE_DOCS=1 cargo test --test it docs:: writes it anew. -->
 
 Every setting, as `tidegate serve --defaults` prints it.";
 
@@ -99,11 +99,11 @@ fn configuration() -> String {
 fn the_list_of_settings_is_the_default_file() {
     let expected = configuration();
     let file = path("docs/configuration.md");
-    if std::env::var_os("TIDEGATE_WRITE_DOCS").is_some() {
+    if std::env::var_os("WRITE_DOCS").is_some() {
         std::fs::write(&file, &expected).unwrap();
     }
     let found = std::fs::read_to_string(&file).unwrap_or_default();
-    assert!(found == expected, "docs/configuration.md is not what the default file says; run with TIDEGATE_WRITE_DOCS=1");
+    assert!(found == expected, "docs/configuration.md is not what the default file says; run with WRITE_DOCS=1");
 }
 
 /// The text of a registry in which every family has a member: one without is not shown at all.

@@ -46,6 +46,11 @@ pub fn with(mut op: Value, name: &str, value: Value) -> Value {
     op
 }
 
+/// The header that shows a token.
+pub fn bearer(token: &str) -> reqwest::header::HeaderMap {
+    [(reqwest::header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap())].into_iter().collect()
+}
+
 /// What every client of the tests begins with; TLS trusts nobody.
 pub fn http() -> reqwest::ClientBuilder {
     tidegate::cli::remote::builder(tidegate::cli::remote::tls(tokio_rustls::rustls::RootCertStore::empty()).unwrap())
@@ -58,9 +63,7 @@ impl Client {
 
     /// The same, by somebody with a token.
     pub fn with_token(&self, token: &str) -> Self {
-        let value = format!("Bearer {token}").parse().unwrap();
-        let headers = reqwest::header::HeaderMap::from_iter([(reqwest::header::AUTHORIZATION, value)]);
-        Self { http: http().default_headers(headers).build().unwrap(), ..self.clone() }
+        Self { http: http().default_headers(bearer(token)).build().unwrap(), ..self.clone() }
     }
 
     pub fn path(&self, rest: &str) -> String {

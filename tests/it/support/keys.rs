@@ -1,6 +1,7 @@
 //! Keys and certificates of a test's own.
 
 use super::Settings;
+use super::client::bearer;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -65,12 +66,16 @@ impl Certificate {
         settings.with("HTTP_TLS_CERT_FILE", self.cert.to_str().unwrap()).with("HTTP_TLS_KEY_FILE", self.key.to_str().unwrap())
     }
 
-    /// A client that trusts this certificate and no other.
-    pub fn client(&self) -> reqwest::Client {
+    /// Somebody with a token, who trusts this certificate and no other.
+    pub fn client(&self, token: &str) -> reqwest::Client {
+        self.http().default_headers(bearer(token)).build().unwrap()
+    }
+
+    pub fn http(&self) -> reqwest::ClientBuilder {
         use tidegate::cli::remote;
         use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject};
         let mut roots = tokio_rustls::rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&self.cert).unwrap()).unwrap();
-        remote::builder(remote::tls(roots).unwrap()).build().unwrap()
+        remote::builder(remote::tls(roots).unwrap())
     }
 }
