@@ -160,41 +160,48 @@ pub struct Log {
 impl Config {
     /// Reads the file, if one is given, and the environment.
     pub fn load(file: Option<&Path>) -> Result<Self> {
-        let text = match file {
-            None => String::new(),
-            Some(path) => std::fs::read_to_string(path)
-                .map_err(|error| Error::because(Kind::Invalid, format!("reading the configuration {}", path.display()), error))?,
-        };
-        let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let environment = environment.filter(|(name, _)| name.starts_with("TIDEGATE_")).collect();
-        Self::read(&text, &environment)
+        Self::read(&text(file)?, &environment())
+    }
+
+    /// How a gateway that was started with this configuration listens. It serves already: what it is to be is not judged
+    /// again, and no other file is looked at.
+    pub fn load_http(file: Option<&Path>) -> Result<Http> {
+        Self::read_http(&text(file)?, &environment())
     }
 
     /// The same from values: every fault is named in one error.
     pub fn read(file: &str, environment: &BTreeMap<String, String>) -> Result<Self> {
         let mut faults = Vec::new();
+        let config = Self::parse(file, environment, &mut faults)?;
+        if let Some(config) = &config {
+            config.check(&mut faults);
+        }
+        faultless(config, &faults)
+    }
+
+    fn read_http(file: &str, environment: &BTreeMap<String, String>) -> Result<Http> {
+        let mut faults = Vec::new();
+        let config = Self::parse(file, environment, &mut faults)?;
+        faultless(config, &faults).map(|config| config.http)
+    }
+
+    /// The settings, each of its type and not judged yet; `None`: not even that.
+    fn parse(file: &str, environment: &BTreeMap<String, String>, faults: &mut Vec<String>) -> Result<Option<Self>> {
         let mut settings: Table =
             toml::from_str(DEFAULT).map_err(|error| Error::because(Kind::Internal, "reading the embedded defaults", error))?;
         match toml::from_str::<Table>(file) {
-            Ok(given) => lay_over(&mut settings, given, "", &mut faults),
+            Ok(given) => lay_over(&mut settings, given, "", faults),
             Err(error) => {
                 // The place and the reason, never the line itself: it may hold a password.
                 let line = error.span().map_or(0, |span| file[..span.start.min(file.len())].lines().count().max(1));
                 faults.push(format!("the file is no TOML: line {line}: {}", error.message()));
+                // What it would have set is not known: nothing is missing yet.
+                return Ok(None);
             }
         }
-        take_environment(&mut settings, environment, &mut faults);
+        take_environment(&mut settings, environment, faults);
         let parsed = Value::Table(settings).try_into::<Self>();
-        match parsed {
-            Ok(config) => {
-                config.check(&mut faults);
-                if faults.is_empty() {
-                    return Ok(config);
-                }
-            }
-            Err(error) => faults.push(error.to_string().trim().to_owned()),
-        }
-        Err(Error::new(Kind::Invalid, format!("the configuration has {} fault(s):\n  - {}", faults.len(), faults.join("\n  - "))))
+        Ok(parsed.map_err(|error| faults.push(error.to_string().trim().to_owned())).ok())
     }
 
     fn check(&self, faults: &mut Vec<String>) {
@@ -348,6 +355,24 @@ impl Config {
     }
 }
 
+fn text(file: Option<&Path>) -> Result<String> {
+    let Some(path) = file else { return Ok(String::new()) };
+    std::fs::read_to_string(path)
+        .map_err(|error| Error::because(Kind::Invalid, format!("reading the configuration {}", path.display()), error))
+}
+
+fn environment() -> BTreeMap<String, String> {
+    let pairs = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    pairs.filter(|(name, _)| name.starts_with("TIDEGATE_")).collect()
+}
+
+/// What was read, where nothing is wrong with it.
+fn faultless(config: Option<Config>, faults: &[String]) -> Result<Config> {
+    config.filter(|_| faults.is_empty()).ok_or_else(|| {
+        Error::new(Kind::Invalid, format!("the configuration has {} fault(s):\n  - {}", faults.len(), faults.join("\n  - ")))
+    })
+}
+
 /// What a browser sends as `Origin`: a scheme, a host, a port that is not the scheme's own.
 fn is_origin(text: &str) -> bool {
     let Ok(uri) = text.parse::<reqwest::Url>() else { return false };
@@ -434,6 +459,21 @@ mod tests {
         ] {
             assert!(error.doing.contains(part), "{part} in {error}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_is_that_one_fault() {
+        let error = Config::read("region = \"eu\"\n[http\n", &BTreeMap::new()).unwrap_err();
+        assert!(error.doing.contains("1 fault(s)") && error.doing.contains("no TOML: line "), "{error}");
+    }
+
+    #[test]
+    fn how_a_gateway_listens_is_read_without_judging_the_rest() {
+        let file = "[http]\naddress = \"0.0.0.0:1\"\ntls_cert_file = \"/nowhere/cert\"\ntls_key_file = \"/nowhere/key\"";
+        assert!(Config::read(file, &BTreeMap::new()).is_err());
+        let http = Config::read_http(file, &BTreeMap::new()).unwrap();
+        assert!(http.has_tls() && http.address == "0.0.0.0:1");
+        assert!(Config::read_http("[http]\naddress = 1", &BTreeMap::new()).is_err());
     }
 
     #[test]

@@ -41,8 +41,6 @@ pub struct Gateway {
     pub asked: watch::Sender<bool>,
     /// Somebody committed, somewhere: look now rather than at the next poll.
     pub look: Notify,
-    /// When the store last said where the heads stand.
-    confirmed: AtomicI64,
 }
 
 /// One database as this process works on it.
@@ -54,6 +52,8 @@ pub struct Database {
     pub head: Arc<watch::Sender<Head>>,
     /// What its subscribers read together.
     pub live: Live,
+    /// When the store last said that it holds what is known here.
+    confirmed: AtomicI64,
     gate: watch::Sender<Gate>,
 }
 
@@ -70,6 +70,11 @@ pub enum Gate {
 impl Database {
     pub fn known(&self) -> Head {
         self.head.borrow().clone()
+    }
+
+    /// When the store last said that it holds what is known here: what is told from memory is no younger than that.
+    pub fn confirmed_at(&self) -> Millis {
+        self.confirmed.load(Ordering::Relaxed)
     }
 
     pub fn gate(&self) -> Gate {
@@ -125,7 +130,6 @@ impl Gateway {
         Ok(Arc::new(Self {
             region,
             access: Access::new(&config.access)?,
-            confirmed: AtomicI64::new(0),
             clock,
             random,
             store,
@@ -164,17 +168,16 @@ impl Gateway {
     /// Learns of databases and heads that other processes made: the floor under every notification.
     async fn look_around(self: &Arc<Self>) -> Result<()> {
         let asked = self.clock.now();
+        let before: BTreeMap<DatabaseId, Vector> = self.databases().iter().map(|database| (database.id, database.known().vector)).collect();
         for (id, name, head) in self.store.databases().await? {
             let database = self.enter(id, &name, &head);
             advance(&database.head, &head);
+            // A store that was set back confirms nothing.
+            if before.get(&id).is_none_or(|before| head.vector.covers(before)) {
+                database.confirmed.fetch_max(asked, Ordering::Relaxed);
+            }
         }
-        self.confirmed.store(asked, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// When the store last said where the heads stand: what is told from memory is no younger than that.
-    pub fn confirmed_at(&self) -> Millis {
-        self.confirmed.load(Ordering::Relaxed)
     }
 
     pub fn databases(&self) -> Vec<Arc<Database>> {
@@ -207,6 +210,7 @@ impl Gateway {
         }
         let mut databases = self.databases.write().unwrap_or_else(PoisonError::into_inner);
         let known = databases.entry(name.clone()).or_insert_with(|| {
+            let confirmed = AtomicI64::new(self.clock.now()); // whoever calls has just read the head
             let head = Arc::new(watch::Sender::new(head.clone()));
             let (appender, task) = Appender::new(commit::Parts {
                 db: id,
@@ -221,7 +225,15 @@ impl Gateway {
                 definitions: Definitions::default(),
             });
             self.lifecycle.critical(format!("appender of {name}"), task);
-            Arc::new(Database { id, name: name.clone(), appender, head, live: Live::default(), gate: watch::Sender::new(Gate::Open) })
+            Arc::new(Database {
+                id,
+                name: name.clone(),
+                appender,
+                head,
+                live: Live::default(),
+                confirmed,
+                gate: watch::Sender::new(Gate::Open),
+            })
         });
         known.clone()
     }

@@ -13,7 +13,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Sets the logger of the process. Text goes to standard error, coloured on a terminal.
 pub fn init(log: &Log) -> Result<()> {
-    let filter = EnvFilter::try_new(&log.level).map_err(|error| Error::because(Kind::Invalid, "reading log.level", error))?;
+    // What the NATS library says with each try to connect is said by us, once.
+    let level = if log.level.contains("async_nats") { log.level.clone() } else { format!("{},async_nats=off", log.level) };
+    let filter = EnvFilter::try_new(level).map_err(|error| Error::because(Kind::Invalid, "reading log.level", error))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let set = match log.format.as_str() {
         "json" => builder.json().flatten_event(true).try_init(),
@@ -61,6 +63,7 @@ pub struct Metrics {
     /// From accepted in another region to applied here, seconds.
     pub convergence: Family<ByPeer, Histogram, fn() -> Histogram>,
     pub digest_mismatches: Counter,
+    pub files_unreadable: Gauge,
     pub connected: Gauge,
     pub clock_refuses: Gauge,
     pub faults: Gauge,
@@ -86,6 +89,7 @@ impl Default for Metrics {
             behind_millis: Family::default(),
             convergence: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.005, 2.0, 18))),
             digest_mismatches: Counter::default(),
+            files_unreadable: Gauge::default(),
             connected: Gauge::default(),
             clock_refuses: Gauge::default(),
             faults: Gauge::default(),
@@ -105,6 +109,8 @@ impl Default for Metrics {
             registry.register("ingest_queue_ops", "Ops that wait for a commit", metrics.queue_ops.clone());
             registry.register("ingest_queue_bytes", "Bytes of batches that wait for a commit", metrics.queue_bytes.clone());
             registry.register("serve_subscribers", "Live feeds", metrics.subscribers.clone());
+            let unreadable = "Files of keys and certificates that cannot be read again; what they held stays in use until a restart";
+            registry.register("serve_files_unreadable", unreadable, metrics.files_unreadable.clone());
             registry.register("relay_silent_millis", "Since a peer region was heard", metrics.silent_millis.clone());
             registry.register("relay_clock_ahead_millis", "A peer region's clock minus ours", metrics.ahead_millis.clone());
             let compared = "Since digests were last compared with a peer region, the longest of any database";

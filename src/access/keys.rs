@@ -24,9 +24,13 @@ const KEYS_MAX: usize = 64;
 /// Shortest RSA modulus, bytes.
 const RSA_BYTES_MIN: usize = 256;
 
+const CLAIMS: &str =
+    "the token's claims are not as they must be: an object, in it `dbs`, an object of \"read\", \"write\" or \"admin\" by database";
+
 /// Tells keys apart without saying them.
 pub type Fingerprint = [u8; 32];
 
+#[derive(Clone)]
 struct Key {
     id: Option<String>,
     algorithm: Algorithm,
@@ -34,23 +38,26 @@ struct Key {
     fingerprint: Fingerprint,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct KeyRing {
     keys: Vec<Key>,
     fingerprints: BTreeSet<Fingerprint>,
 }
 
 impl KeyRing {
-    /// Reads the files that are named.
-    pub fn read(secret: Option<&Path>, jwks: Option<&Path>) -> Result<Self> {
-        let mut keys = Vec::new();
-        if let Some(path) = secret {
-            keys.push(Key::secret(&read_file(path)?).map_err(|why| invalid(path, why))?);
-        }
-        if let Some(path) = jwks {
-            keys.extend(key_set(&read_file(path)?).map_err(|why| invalid(path, why))?);
-        }
-        Ok(Self::of(keys))
+    /// Reads a file that holds a secret.
+    pub fn read_secret(path: &Path) -> Result<Self> {
+        Self::of_secret(&read_file(path)?).map_err(|why| invalid(path, why))
+    }
+
+    /// Reads a file that holds a JSON Web Key Set.
+    pub fn read_set(path: &Path) -> Result<Self> {
+        Self::of_set(&read_file(path)?).map_err(|why| invalid(path, why))
+    }
+
+    /// The keys of several.
+    pub fn all(rings: &[Self]) -> Self {
+        Self::of(rings.iter().flat_map(|ring| ring.keys.clone()).collect())
     }
 
     /// The key of a secret's text. The error is a sentence for people.
@@ -96,13 +103,13 @@ impl KeyRing {
             validation.validate_exp = false;
             validation.validate_aud = false;
             validation.required_spec_claims.clear();
-            match decode::<Claims>(token, &key.key, &validation) {
-                Ok(data) => return Ok((data.claims, key.fingerprint)),
-                Err(error) if matches!(error.kind(), jsonwebtoken::errors::ErrorKind::Json(_)) => {
-                    return Err(
-                        "the token's claims are not as they must be: `dbs` is an object of \"read\", \"write\" or \"admin\" by database",
-                    );
-                }
+            match decode::<serde_json::Map<String, serde_json::Value>>(token, &key.key, &validation).map(|data| {
+                // An object, and nothing that could be read as one.
+                serde_json::from_value::<Claims>(serde_json::Value::Object(data.claims))
+            }) {
+                Ok(Ok(claims)) => return Ok((claims, key.fingerprint)),
+                Ok(Err(_)) => return Err(CLAIMS),
+                Err(error) if matches!(error.kind(), jsonwebtoken::errors::ErrorKind::Json(_)) => return Err(CLAIMS),
                 Err(_) => {}
             }
         }
@@ -113,6 +120,9 @@ impl KeyRing {
 impl Key {
     fn secret(text: &[u8]) -> Result<Self, String> {
         let secret = text.trim_ascii_end();
+        if let Some(what) = no_secret(secret) {
+            return Err(what.into());
+        }
         if secret.len() < SECRET_BYTES_MIN {
             return Err(format!(
                 "the secret has {} bytes; {SECRET_BYTES_MIN} are the least (`tidegate token --new-secret FILE` makes one)",
@@ -156,6 +166,18 @@ impl Key {
             }
             _ => Ok(Some(Self::new(id, algorithm, key, &material))),
         }
+    }
+}
+
+/// What a file holds that is meant for something else than a secret: whoever knows a public key could sign with its text.
+pub fn no_secret(text: &[u8]) -> Option<&'static str> {
+    let text = text.trim_ascii();
+    if text.starts_with(b"-----BEGIN") {
+        Some("it holds a PEM key and no secret; the public half goes into a key set for access.jwks_file (`tidegate token --jwks`)")
+    } else if text.starts_with(b"{") {
+        Some("it holds a key set and no secret; a key set goes into access.jwks_file")
+    } else {
+        None
     }
 }
 

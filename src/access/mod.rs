@@ -5,7 +5,7 @@
 
 mod keys;
 
-pub use keys::{Fingerprint, KeyRing, SECRET_BYTES_MIN, signing_key};
+pub use keys::{Fingerprint, KeyRing, SECRET_BYTES_MIN, no_secret, signing_key};
 
 use crate::clock::{Clock, Millis};
 use crate::config;
@@ -141,15 +141,27 @@ impl Caller {
 
 /// The keys of a gateway, and the tokens it knows.
 pub struct Access {
-    files: Option<Files>,
+    files: Files,
     audience: String,
     ring: watch::Sender<Arc<KeyRing>>,
     known: Mutex<HashMap<[u8; 32], Caller>>,
 }
 
-struct Files {
-    secret: Option<PathBuf>,
-    jwks: Option<PathBuf>,
+/// The files that are configured, each with what it last held.
+type Files = Vec<(Source, Mutex<KeyRing>)>;
+
+enum Source {
+    Secret(PathBuf),
+    Set(PathBuf),
+}
+
+impl Source {
+    fn read(&self) -> Result<KeyRing> {
+        match self {
+            Self::Secret(path) => KeyRing::read_secret(path),
+            Self::Set(path) => KeyRing::read_set(path),
+        }
+    }
 }
 
 impl Access {
@@ -159,14 +171,16 @@ impl Access {
     /// `Invalid` where a file cannot be read or holds no key that can be used.
     pub fn new(settings: &config::Access) -> Result<Self> {
         let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
-        let files = settings.has_keys().then(|| Files { secret: path(&settings.secret_file), jwks: path(&settings.jwks_file) });
-        let ring = files.as_ref().map(Files::read).transpose()?.unwrap_or_default();
+        let secret = path(&settings.secret_file).map(Source::Secret);
+        let sources = secret.into_iter().chain(path(&settings.jwks_file).map(Source::Set));
+        let files: Files = sources.map(|source| source.read().map(|ring| (source, Mutex::new(ring)))).collect::<Result<_>>()?;
+        let ring = join(&files);
         Ok(Self { files, audience: settings.audience.clone(), ring: watch::Sender::new(Arc::new(ring)), known: Mutex::default() })
     }
 
     /// No keys are configured: everybody is admin.
     pub fn is_open(&self) -> bool {
-        self.files.is_none()
+        self.files.is_empty()
     }
 
     /// The keys, a line each, without what is secret in them.
@@ -174,10 +188,20 @@ impl Access {
         self.ring.borrow().describe()
     }
 
-    /// Reads the key files again; whether anything changed. Where that fails the keys stay as they were.
+    /// Reads the key files again; whether anything changed. Of a file that cannot be read the keys stay as they were; what
+    /// another says counts all the same.
+    ///
+    /// # Errors
+    /// The first file that could not be read.
     pub fn reread(&self) -> Result<bool> {
-        let Some(files) = &self.files else { return Ok(false) };
-        let ring = files.read()?;
+        let mut failed = None;
+        for (source, last) in &self.files {
+            match source.read() {
+                Ok(ring) => *last.lock().unwrap_or_else(PoisonError::into_inner) = ring,
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        let ring = join(&self.files);
         let changed = self.ring.send_if_modified(|now| {
             let changed = now.fingerprints() != ring.fingerprints();
             if changed {
@@ -188,7 +212,7 @@ impl Access {
         if changed {
             self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
-        Ok(changed)
+        failed.map_or(Ok(changed), Err)
     }
 
     /// Checks a token: signature, times, audience.
@@ -260,10 +284,9 @@ impl Access {
     }
 }
 
-impl Files {
-    fn read(&self) -> Result<KeyRing> {
-        KeyRing::read(self.secret.as_deref(), self.jwks.as_deref())
-    }
+fn join(files: &Files) -> KeyRing {
+    let rings: Vec<KeyRing> = files.iter().map(|(_, ring)| ring.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect();
+    KeyRing::all(&rings)
 }
 
 fn refused(why: impl Into<String>) -> Problem {

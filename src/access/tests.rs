@@ -112,6 +112,12 @@ fn what_is_wrong_with_a_token_is_said_and_the_token_is_not() {
     ] {
         access.check(&hs256(&claims, SECRET), NOW).unwrap();
     }
+    let array = encode(
+        &Header::new(Algorithm::HS256),
+        &json!(["ann", seconds + 60, null, "tidegate", {"*": "admin"}]),
+        &EncodingKey::from_secret(SECRET.as_bytes()),
+    );
+    assert!(access.check(&array.unwrap(), NOW).unwrap_err().detail.contains("claims"));
     for junk in ["", "a", "a.b.c", "....", "é", &"x".repeat(TOKEN_BYTES_MAX + 1)] {
         assert_eq!(access.check(junk, NOW).unwrap_err().kind, ProblemKind::Unauthenticated);
     }
@@ -196,4 +202,27 @@ fn a_key_file_that_cannot_be_used_is_a_fault_that_names_it() {
     }
     let Err(error) = Access::new(&settings(Some(&files.write("secret", "too short\n")), None)) else { panic!("a short secret") };
     assert!(error.chain().contains("9 bytes"));
+}
+
+#[test]
+fn what_everybody_may_know_is_no_secret() {
+    let files = Files::new();
+    let public = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n-----END PUBLIC KEY-----\n";
+    let set = json!({"keys": [jwk(ED, "one")]}).to_string();
+    for (text, why) in [(public, "PEM key"), (ED, "PEM key"), (&format!("\n  {public}"), "PEM key"), (&set, "key set")] {
+        let Err(error) = Access::new(&settings(Some(&files.write("secret", text)), None)) else { panic!("{text}") };
+        assert!(error.chain().contains(why) && error.chain().contains("access.jwks_file"), "{text}: {}", error.chain());
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_does_not_keep_the_others_keys() {
+    let files = Files::new();
+    let set = |kid: &str| json!({"keys": [jwk(ED, kid)]}).to_string();
+    let (secret, jwks) = (files.write("secret", SECRET), files.write("jwks", &set("one")));
+    let access = Access::new(&settings(Some(&secret), Some(&jwks))).unwrap();
+    files.write("secret", "short");
+    files.write("jwks", &set("two"));
+    assert!(access.reread().is_err());
+    assert_eq!(access.describe(), ["HS256, without kid", "EdDSA, kid \"two\""]);
 }

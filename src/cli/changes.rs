@@ -62,6 +62,8 @@ struct Feed {
     body: bool,
     json: bool,
     terminal: bool,
+    /// The gateway, where it must be said.
+    url: Option<String>,
 }
 
 impl Feed {
@@ -77,6 +79,7 @@ impl Feed {
             body: arguments.body,
             json: arguments.json,
             terminal: std::io::stdout().is_terminal(),
+            url: arguments.remote.elsewhere().map(str::to_owned),
         })
     }
 
@@ -105,10 +108,13 @@ impl Feed {
     /// How to go on from here.
     fn resume(&self) -> Option<String> {
         let cursor = clean(self.since.as_deref()?);
-        let collection = self.collection.as_deref().map(|name| format!(" --collection {}", clean(name))).unwrap_or_default();
-        let docs: String = self.docs.iter().map(|doc| format!(" --doc '{}'", clean(doc))).collect();
+        let said = |flag: &str, value: &str| format!(" {flag} {}", remote::quoted(value));
+        let collection = self.collection.as_deref().map(|name| said("--collection", name)).unwrap_or_default();
+        let docs: String = self.docs.iter().map(|doc| said("--doc", doc)).collect();
+        let url = self.url.as_deref().map(|url| said("--url", url)).unwrap_or_default();
+        let json = if self.json { " --json" } else { "" };
         let body = if self.body { " --body" } else { "" };
-        Some(format!("tidegate changes {}{collection}{docs}{body} --since {cursor}", self.db))
+        Some(format!("tidegate changes {}{collection}{docs}{body}{json}{url} --since {cursor}", self.db))
     }
 }
 
@@ -169,10 +175,10 @@ async fn pages(arguments: &Arguments, mut feed: Feed) -> Result<ExitCode> {
         if feed.json && page.changes.is_empty() && moved {
             out.push_str(&format!("{{\"cursor\":\"{}\"}}\n", page.cursor));
         }
-        feed.since = Some(page.cursor);
         if !print(&out)? {
             return Ok(ExitCode::SUCCESS);
         }
+        feed.since = Some(page.cursor);
         if page.pending == 0 || page.behind {
             if page.behind {
                 eprintln!("note: this region has not yet received all that the cursor covers; ask again later");
@@ -202,6 +208,7 @@ mod tests {
             body: true,
             json: false,
             terminal: false,
+            url: None,
         }
     }
 
@@ -221,6 +228,8 @@ mod tests {
     fn the_address_and_the_way_back_say_the_same_filters() {
         assert_eq!(feed().path("page"), "/v1/dbs/shop/changes?feed=page&limit=1000&body=true&since=abc&docs=a%2Fb+c");
         assert_eq!(feed().resume().unwrap(), "tidegate changes shop --doc 'a/b c' --body --since abc");
+        let elsewhere = Feed { json: true, url: Some("http://x:1".into()), ..feed() };
+        assert_eq!(elsewhere.resume().unwrap(), "tidegate changes shop --doc 'a/b c' --body --json --url http://x:1 --since abc");
         assert_eq!(Feed { since: None, ..feed() }.resume(), None);
     }
 }

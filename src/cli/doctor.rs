@@ -58,7 +58,9 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 fn is_configured() -> bool {
-    let mut names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    // A variable that is set to nothing says nothing.
+    let said = std::env::vars_os().filter(|(_, value)| !value.is_empty());
+    let mut names = said.filter_map(|(name, _)| name.into_string().ok());
     names.any(|name| name.starts_with("TIDEGATE_") && !OTHER_VARIABLES.contains(&name.as_str()))
 }
 

@@ -66,7 +66,7 @@ const GROUPS: [(&str, Group); 4] = [
 
 /// The whole command line, with what it says of itself.
 pub fn command() -> Command {
-    let command = Arguments::command().mut_subcommands(|command| {
+    let command = without_empty(Arguments::command()).mut_subcommands(|command| {
         let Some(examples) = examples(command.get_name()) else { return command };
         let before = command.get_after_help().map(|text| format!("{}\n\n", text.ansi())).unwrap_or_default();
         let heading = heading(&command, "Examples");
@@ -84,6 +84,15 @@ pub fn command() -> Command {
     }
     let options = heading(&command, "Options");
     command.help_template(format!("{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{groups}{options}\n{{options}}{{after-help}}"))
+}
+
+/// A variable that is set to nothing says nothing: whoever starts containers writes `${X:-}`.
+fn without_empty(command: Command) -> Command {
+    let command = command.mut_args(|argument| {
+        let is_empty = argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        if is_empty { argument.env(None::<&'static str>) } else { argument }
+    });
+    command.mut_subcommands(without_empty)
 }
 
 fn examples(name: &str) -> Option<&'static [&'static str]> {

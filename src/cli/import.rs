@@ -37,7 +37,7 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     db: String,
     /// A gateway; given several times, each next batch goes to the next one, carrying the session
-    #[arg(long = "url", value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(long = "url", value_name = "URL", env = "TIDEGATE_URL", value_delimiter = ',', default_value = "http://127.0.0.1:8080")]
     urls: Vec<String>,
     /// Make all of it one client's
     #[arg(long, value_name = "UUID")]
@@ -61,47 +61,89 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let db = remote::database(&arguments.db)?;
     let urls: Vec<String> = arguments.urls.iter().map(|url| remote::base(url)).collect::<Result<_>>()?;
     let http = arguments.credentials.http(&urls, Some(PATIENCE))?;
+    let read = Arc::new(AtomicU64::new(0));
+    let (lines, size) = open(&arguments.file, read.clone())?;
     for url in &urls {
         make(&Client::new(http.clone(), url.clone()), &format!("/v1/dbs/{db}")).await?;
     }
-    let read = Arc::new(AtomicU64::new(0));
-    let (lines, size) = open(&arguments.file, read.clone())?;
     // By the bytes of the file: how many batches there are is known only at its end.
     let bar = std::io::stderr().is_terminal().then(|| match size {
         Some(size) => super::progress_bar(size, "bytes"),
         None => indicatif::ProgressBar::new_spinner(),
     });
+    let import = Import { http: &http, urls: &urls, path: format!("/v1/dbs/{db}/ops"), client: arguments.client };
     let mut summary = Summary::default();
-    let mut session: Option<Value> = None;
-    for (at, line) in lines.lines().enumerate() {
-        let place = format!("line {}", at + 1);
-        let line = line.map_err(|error| Error::because(Kind::Invalid, place.clone(), error))?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        // What we do not look into goes on as it stands, byte for byte: its faults are the gateway's to name.
-        let no_batch = |error: serde_json::Error| Error::because(Kind::Invalid, format!("{place} is no batch"), error);
-        let mut batch: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&line).map_err(no_batch)?;
-        if let Some(client) = arguments.client {
-            take_over(&mut batch, client).map_err(no_batch)?;
-        }
-        if let Some(session) = &session {
-            batch.insert("session".into(), serde_json::value::to_raw_value(session).map_err(no_batch)?);
-        }
-        let batch = serde_json::to_string(&batch).map_err(no_batch)?;
-        let url = &urls[(summary.batches as usize) % urls.len()];
-        let answer = post(&http, &format!("{url}/v1/dbs/{db}/ops"), &batch, &place).await?;
-        session = answer.get("session").cloned();
-        summary.add(&answer, &place);
+    let step = || {
         if let Some(bar) = &bar {
             bar.set_position(read.load(Ordering::Relaxed));
         }
-    }
-    if let Some(bar) = bar {
+    };
+    let ended = import.all(lines, &mut summary, step).await;
+    if let Some(bar) = &bar {
         bar.finish_and_clear();
     }
     summary.print(urls.len());
+    ended?;
     Ok(if summary.rejected + summary.not_applied == 0 { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+/// Where batches go.
+struct Import<'a> {
+    http: &'a reqwest::Client,
+    urls: &'a [String],
+    path: String,
+    client: Option<Uuid>,
+}
+
+impl Import<'_> {
+    /// Sends every line, in turn; where one stops it, says what to do next.
+    async fn all(&self, lines: Box<dyn BufRead>, summary: &mut Summary, step: impl Fn()) -> Result<()> {
+        let mut session: Option<Value> = None;
+        for (at, line) in lines.lines().enumerate() {
+            let number = at + 1;
+            let sent = match line {
+                Ok(line) if line.trim().is_empty() => continue,
+                Ok(line) => self.one(&line, &format!("line {number}"), &mut session, summary).await,
+                Err(error) => Err(Error::because(Kind::Invalid, format!("line {number}"), error)),
+            };
+            sent.map_err(|error| stopped(number, error))?;
+            step();
+        }
+        Ok(())
+    }
+
+    async fn one(&self, line: &str, place: &str, session: &mut Option<Value>, summary: &mut Summary) -> Result<()> {
+        // What we do not look into goes on as it stands, byte for byte: its faults are the gateway's to name.
+        let no_batch = |error: serde_json::Error| Error::because(Kind::Invalid, format!("{place} is no batch"), error);
+        let mut batch: BTreeMap<String, Box<RawValue>> = serde_json::from_str(line).map_err(no_batch)?;
+        if let Some(client) = self.client {
+            take_over(&mut batch, client).map_err(no_batch)?;
+        }
+        if let Some(session) = session.as_ref() {
+            batch.insert("session".into(), serde_json::value::to_raw_value(session).map_err(no_batch)?);
+        }
+        let batch = serde_json::to_string(&batch).map_err(no_batch)?;
+        let url = &self.urls[(summary.batches as usize) % self.urls.len()];
+        let answer = post(self.http, &format!("{url}{}", self.path), &batch, place).await?;
+        *session = answer.get("session").cloned();
+        summary.add(&answer, place);
+        Ok(())
+    }
+}
+
+/// What came before the line that stopped it, and how to go on.
+fn stopped(line: usize, error: Error) -> Error {
+    let before = match line {
+        1 => "nothing was sent before it".to_owned(),
+        2 => "line 1 was sent".to_owned(),
+        line => format!("lines 1–{} were sent", line - 1),
+    };
+    let why = error.chain();
+    // Who asks is not the line's fault.
+    let refused = why.contains("answered 401)") || why.contains("answered 403)");
+    let faulty = !refused && matches!(error.kind, Kind::Invalid | Kind::TooLarge);
+    let mend = if faulty { format!("mend line {line} and ") } else { String::new() };
+    Error::new(error.kind, format!("{why}; {before}; {mend}import the file again (what was kept says duplicate)"))
 }
 
 /// Makes the database. Whoever may only write finds it, where somebody else made it.
@@ -207,5 +249,18 @@ impl Summary {
         println!(
             "{batches} batches through {urls} gateway(s): {applied} applied, {duplicate} duplicate, {rejected} rejected, {not_applied} not applied; {unseen} met something unseen"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_stops_it_says_what_was_sent_and_what_to_do() {
+        let said = |line, kind| stopped(line, Error::new(kind, "no")).chain();
+        assert!(said(3, Kind::Invalid).starts_with("no; lines 1–2 were sent; mend line 3 and import the file again"));
+        assert!(said(2, Kind::Invalid).contains("line 1 was sent; mend line 2"));
+        assert!(said(1, Kind::Unavailable).contains("nothing was sent before it; import the file again"));
     }
 }

@@ -103,7 +103,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let blind = kind == "put" && base.is_none() && only_if.is_none() && std::io::stderr().is_terminal();
     let before = if blind { version(&client, &db, &doc).await } else { None };
     let verdict = send(&client, &db, &batch, id).await?;
-    report(&doc, &verdict, before.as_deref())
+    report(&db, &doc, &verdict, before.as_deref())
 }
 
 /// Makes the database; one that is there is told the same way.
@@ -140,6 +140,7 @@ async fn send(client: &Client, db: &DatabaseName, batch: &str, id: Uuid) -> Resu
         results: Vec<Verdict>,
     }
     let mut attempt = 0;
+    let mut lost = false;
     loop {
         let answer = client.ask_json::<Answer>(client.post(&format!("/v1/dbs/{db}/ops"), batch.to_owned())).await;
         attempt += 1;
@@ -148,15 +149,12 @@ async fn send(client: &Client, db: &DatabaseName, batch: &str, id: Uuid) -> Resu
                 let verdict = answer.results.into_iter().next();
                 return verdict.ok_or_else(|| Error::new(Kind::Internal, format!("{} gave no verdict", client.url)));
             }
-            Err(error) if error.kind == Kind::Missing => {
-                return Err(Error::because(Kind::Missing, format!("`tidegate put {db}` makes the database"), error.chain()));
-            }
             Err(error) if !error.kind.policy().retry => return Err(error),
-            Err(error) if attempt >= TRIES_MAX => {
-                let doing = format!("no verdict; whether the op was kept is told by sending it again with --id {id}");
-                return Err(Error::because(error.kind, doing, error.chain()));
-            }
             Err(error) => {
+                lost |= may_be_kept(&error);
+                if attempt >= TRIES_MAX {
+                    return Err(Error::because(error.kind, without_verdict(lost, id), error.chain()));
+                }
                 if attempt == 1 {
                     eprintln!("tidegate: {}; trying again", error.chain());
                 }
@@ -166,14 +164,28 @@ async fn send(client: &Client, db: &DatabaseName, batch: &str, id: Uuid) -> Resu
     }
 }
 
-fn report(doc: &DocId, verdict: &Verdict, before: Option<&str>) -> Result<ExitCode> {
-    let doc = clean(doc.as_str());
+/// Whether this try may have been kept all the same: it was sent, and nobody said that it was not.
+fn may_be_kept(error: &Error) -> bool {
+    let why = error.chain();
+    error.kind != Kind::TooMany && !why.contains("nothing was kept") && !why.contains(remote::NOBODY)
+}
+
+fn without_verdict(lost: bool, id: Uuid) -> String {
+    if lost {
+        format!("no verdict; whether the op was kept is told by sending it again with --id {id}")
+    } else {
+        "the op was not kept".into()
+    }
+}
+
+fn report(db: &DatabaseName, doc: &DocId, verdict: &Verdict, before: Option<&str>) -> Result<ExitCode> {
+    let (doc, word) = (clean(doc.as_str()), remote::quoted(doc.as_str()));
     if let Some(problem) = &verdict.problem {
         return Err(Error::new(Kind::Invalid, format!("{doc} was rejected: {}", problem.explain())));
     }
     print(&format!("{} {}\n", clean(&verdict.status), clean(&verdict.version)))?;
     if verdict.unseen {
-        eprintln!("note: it holds something that its author had not seen; read it before the next edit: tidegate get … {doc}");
+        eprintln!("note: it holds something that its author had not seen; read it before the next edit: tidegate get --whole {db} {word}");
     }
     if !verdict.conflicts.is_empty() {
         let places: Vec<String> = verdict.conflicts.iter().map(|place| clean(place)).collect();
@@ -202,13 +214,23 @@ mod tests {
     }
 
     #[test]
+    fn only_what_may_have_been_kept_is_said_to_be_unknown() {
+        let error = |kind, why: &str| Error::new(kind, why);
+        assert!(!may_be_kept(&error(Kind::Unavailable, "the journal cannot be reached; nothing was kept, try again")));
+        assert!(!may_be_kept(&error(Kind::Unavailable, "nobody listens at http://x (connection refused)")));
+        assert!(!may_be_kept(&error(Kind::TooMany, "too much at once")));
+        assert!(may_be_kept(&error(Kind::Unavailable, "the reply of the journal was lost")));
+        assert!(without_verdict(true, Uuid::nil()).contains("--id 00000000") && !without_verdict(false, Uuid::nil()).contains("--id"));
+    }
+
+    #[test]
     fn a_rejection_is_explained_with_its_place() {
         let verdict: Verdict = serde_json::from_str(
             r#"{"id":"x","status":"rejected",
                 "problem":{"type":"/problems/schema","title":"t","detail":"-1 is less than 0","pointer":"/n"}}"#,
         )
         .unwrap();
-        let error = report(&DocId::new("stock/1").unwrap(), &verdict, None).unwrap_err();
+        let error = report(&DatabaseName::new("shop").unwrap(), &DocId::new("stock/1").unwrap(), &verdict, None).unwrap_err();
         assert_eq!((error.kind, error.chain().as_str()), (Kind::Invalid, "stock/1 was rejected: -1 is less than 0 (at /n)"));
     }
 }

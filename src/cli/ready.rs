@@ -1,7 +1,8 @@
 //! `tidegate ready`: whether the gateway of this configuration is ready, for the health check of a container.
 //!
-//! It is asked on this machine, whatever address it listens on. Over TLS its certificate names it for others, not for this
-//! machine: exactly the certificate of the configuration is accepted, and no other.
+//! It is asked on this machine, whatever address it listens on. Of the configuration only that address is taken, and whether
+//! TLS is spoken there: a gateway that serves well is ready, also where a file is being renewed or is gone. Its certificate
+//! names it for others, not for this machine; any is accepted.
 
 use super::remote;
 use super::status::clean;
@@ -11,19 +12,19 @@ use crate::error::{Error, Kind, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{self, CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, SignatureScheme};
 
 /// How long the gateway may take; it asks its Postgres for 3 s at most.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(clap::Args)]
-#[command(after_help = "Exit codes: 0 ready; 5 not ready, or there is nobody; 2 the configuration is wrong")]
+#[command(after_help = "Of the configuration it takes the address and whether TLS is spoken there; no other file is read.\n\n\
+                        Exit codes: 0 ready; 5 not ready, or there is nobody; 2 the configuration cannot be read")]
 pub struct Arguments {
     /// The configuration file (TOML); the environment goes over it
     #[arg(long, env = "TIDEGATE_CONFIG", value_name = "FILE")]
@@ -31,8 +32,8 @@ pub struct Arguments {
 }
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let config = Config::load(arguments.config.as_deref())?;
-    match ask(&config.http).await? {
+    let http = Config::load_http(arguments.config.as_deref())?;
+    match ask(&http).await?.0 {
         Answer::Ready => {
             print("ready\n")?;
             Ok(ExitCode::SUCCESS)
@@ -50,45 +51,50 @@ pub(super) enum Answer {
     Stranger(String),
 }
 
-/// Asks the gateway that these settings describe.
-pub(super) async fn ask(http: &config::Http) -> Result<Answer> {
+/// Asks the gateway that these settings describe; and the certificate that it showed, as DER.
+pub(super) async fn ask(http: &config::Http) -> Result<(Answer, Option<Vec<u8>>)> {
     let url = url(http)?;
-    let client =
-        if http.has_tls() { remote::built(remote::builder(pinned(http)?).no_proxy().timeout(PATIENCE))? } else { remote::plain(PATIENCE)? };
-    let answer = match client.get(format!("{url}/readyz")).send().await {
-        Ok(answer) => answer,
-        Err(error) if error.is_connect() && !has_tls_trouble(&error) => {
-            return Ok(Answer::Nobody(remote::unreachable(&url, error).chain()));
-        }
-        Err(error) if error.is_timeout() => return Ok(Answer::NotReady(format!("{url} did not answer within {PATIENCE:?}"))),
-        Err(error) => {
-            let why = Error::because(Kind::Unavailable, "", error.without_url()).chain();
-            return Ok(Answer::Stranger(format!("{url} answers, not as the gateway of this configuration{}", clean(&why))));
-        }
+    let anybody = Anybody::new();
+    let client = if http.has_tls() {
+        remote::built(remote::builder(anybody.tls()?).no_proxy().timeout(PATIENCE))?
+    } else {
+        remote::plain(PATIENCE)?
     };
+    let answer = match client.get(format!("{url}/readyz")).send().await {
+        Ok(answer) => understand(&url, answer).await,
+        Err(error) => explain(&url, error),
+    };
+    Ok((answer, anybody.shown.get().cloned()))
+}
+
+async fn understand(url: &str, answer: reqwest::Response) -> Answer {
     let status = answer.status();
-    let text = clean(remote::read(&url, answer).await.unwrap_or_default().trim());
-    Ok(match status.as_u16() {
+    let text = clean(remote::read(url, answer).await.unwrap_or_default().trim());
+    match status.as_u16() {
         200 if text == "ready" => Answer::Ready,
         503 => Answer::NotReady(if text.is_empty() { "not ready".into() } else { text }),
         _ => {
             let shown: String = text.chars().take(200).collect();
             Answer::Stranger(format!("{url} answers {status}, not as a gateway does: {shown}"))
         }
-    })
+    }
 }
 
-/// A handshake that fails is an answer too.
-fn has_tls_trouble(error: &reqwest::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if error.is::<rustls::Error>() || said.contains("certificate") || said.contains("corrupt message") {
-            return true;
-        }
-        cause = error.source();
+/// What it means that there is no answer. A handshake that fails is one too: somebody is there.
+fn explain(url: &str, error: reqwest::Error) -> Answer {
+    let (connect, timeout) = (error.is_connect(), error.is_timeout());
+    let why = clean(Error::because(Kind::Unavailable, "", error.without_url()).chain().trim_start_matches(": "));
+    if why.contains("corrupt message") || why.contains("handshake eof") {
+        Answer::Stranger(format!("{url} is taken by something that does not speak TLS"))
+    } else if connect && why.contains("Connection refused") {
+        Answer::Nobody(format!("nobody listens at {url} (connection refused); is the gateway running?"))
+    } else if timeout {
+        Answer::NotReady(format!("{url} did not answer within {PATIENCE:?}"))
+    } else if connect && !why.contains("peer") && !why.contains("alert") {
+        Answer::Nobody(format!("{url} cannot be reached: {why}"))
+    } else {
+        Answer::Stranger(format!("{url} answers, not as a gateway does: {why}"))
     }
-    false
 }
 
 /// Where the gateway is on this machine: an address for all is one for loopback too.
@@ -107,30 +113,32 @@ fn url(http: &config::Http) -> Result<String> {
     Ok(format!("{scheme}://{address}"))
 }
 
-fn pinned(http: &config::Http) -> Result<ClientConfig> {
-    let path = &http.tls_cert_file;
-    let certificate = CertificateDer::from_pem_file(path)
-        .map_err(|error| Error::because(Kind::Invalid, format!("reading http.tls_cert_file {path}"), error.to_string()))?;
-    let provider = Arc::new(ring::default_provider());
-    let verifier = Arc::new(Pinned { certificate, provider: provider.clone() });
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::because(Kind::Internal, "setting TLS up", error))?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
-}
-
-/// Accepts one certificate. That whoever shows it also holds its key, the signatures prove.
+/// Takes whatever certificate is shown: what is asked is no secret, and nothing secret is sent. That whoever shows it also
+/// holds its key, the signatures prove.
 #[derive(Debug)]
-struct Pinned {
-    certificate: CertificateDer<'static>,
+struct Anybody {
+    shown: OnceLock<Vec<u8>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Pinned {
+impl Anybody {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { shown: OnceLock::new(), provider: Arc::new(ring::default_provider()) })
+    }
+
+    fn tls(self: &Arc<Self>) -> Result<ClientConfig> {
+        let mut config = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::because(Kind::Internal, "setting TLS up", error))?
+            .dangerous()
+            .with_custom_certificate_verifier(self.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
+impl ServerCertVerifier for Anybody {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -139,11 +147,8 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if end_entity.as_ref() == self.certificate.as_ref() {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
-        }
+        let _ = self.shown.set(end_entity.to_vec());
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -31,18 +31,14 @@ const ANSWER_BYTES_MAX: usize = 128 << 20;
 /// Characters shown of an answer that is no problem of a gateway's.
 const SHOWN_CHARS_MAX: usize = 200;
 
+/// The gateway of this machine, which is meant unless another is named.
+const HERE: &str = "http://127.0.0.1:8080";
+
 /// One gateway, and how to reach it.
 #[derive(clap::Args)]
 pub struct Remote {
     /// The gateway
-    #[arg(
-        long,
-        env = "TIDEGATE_URL",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:8080",
-        global = true,
-        help_heading = "Gateway"
-    )]
+    #[arg(long, env = "TIDEGATE_URL", value_name = "URL", default_value = HERE, global = true, help_heading = "Gateway")]
     url: String,
     #[command(flatten)]
     credentials: Credentials,
@@ -72,6 +68,11 @@ impl Remote {
     /// A client for answers that have no end.
     pub fn listener(&self) -> Result<Client> {
         self.with(None)
+    }
+
+    /// The gateway's address, where it is not the one that is meant anyway.
+    pub fn elsewhere(&self) -> Option<&str> {
+        Some(self.url.as_str()).filter(|url| *url != HERE)
     }
 
     fn with(&self, patience: Option<Duration>) -> Result<Client> {
@@ -190,6 +191,13 @@ pub fn database(text: &str) -> Result<DatabaseName> {
     DatabaseName::new(text).map_err(|why| Error::new(Kind::Invalid, why))
 }
 
+/// A word as a shell takes it, cleaned.
+pub fn quoted(text: &str) -> String {
+    let text = clean(text);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@%+".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 /// Pairs as a query, with its `?`.
 pub fn query<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
@@ -277,7 +285,16 @@ impl Problem {
         if let Some(version) = self.version.as_ref().filter(|version| !text.contains(version.as_str())) {
             text.push_str(&format!("; its version is {version}"));
         }
-        clean(&text)
+        clean(&as_command(text))
+    }
+}
+
+/// Advice for who speaks HTTP, said to who speaks commands.
+fn as_command(text: String) -> String {
+    let found = text.split_once("PUT /v1/dbs/").and_then(|(before, rest)| Some((before, rest.split_once(" makes it")?)));
+    match found {
+        Some((before, (name, after))) if DatabaseName::new(name).is_ok() => format!("{before}`tidegate put {name}` makes it{after}"),
+        _ => text,
     }
 }
 
@@ -297,16 +314,23 @@ pub fn refusal(url: &str, status: StatusCode, body: &str) -> Error {
         let shown: String = clean(body).chars().take(SHOWN_CHARS_MAX).collect();
         return Error::new(kind, format!("{url} answered {status}, not as a gateway does: {shown}"));
     }
+    let why = problem.explain();
     let next = match problem.r#type.as_str() {
         "/problems/unauthenticated" => {
             "; say who you are with --token-file, --token or TIDEGATE_TOKEN (`tidegate token` makes a token where the key is)"
         }
         "/problems/forbidden" => "; ask for a token that gives this right",
-        "/problems/unavailable" | "/problems/overloaded" => "; try again in a moment",
+        "/problems/unavailable" | "/problems/overloaded" if !why.contains("again") => "; try again in a moment",
         _ => "",
     };
-    Error::new(kind, format!("{}{next} ({url} answered {})", problem.explain(), status.as_u16()))
+    Error::new(kind, format!("{why}{next} ({url} answered {})", status.as_u16()))
 }
+
+/// As the system says it.
+const REFUSED: &str = "Connection refused";
+
+/// How it is said that there is nobody, so that nothing was sent.
+pub const NOBODY: &str = "nobody listens at";
 
 /// Why there is no answer, and what to look at.
 pub fn unreachable(url: &str, error: reqwest::Error) -> Error {
@@ -314,14 +338,23 @@ pub fn unreachable(url: &str, error: reqwest::Error) -> Error {
     let error = error.without_url();
     let causes = Error::because(Kind::Unavailable, "", error).chain();
     let causes = clean(causes.trim_start_matches(": "));
-    let hint = if causes.contains("certificate") {
+    if causes.contains(REFUSED) {
+        return Error::new(Kind::Unavailable, format!("{NOBODY} {url} (connection refused); another gateway: --url or TIDEGATE_URL"));
+    }
+    let hint = if causes.contains("certificate expired") {
+        "its certificate has expired"
+    } else if causes.contains("not valid yet") {
+        "its certificate is not valid yet; is this machine's clock right?"
+    } else if causes.contains("not valid for name") {
+        "its certificate is for another name than this address"
+    } else if causes.contains("certificate") {
         "its certificate is not trusted here: name the authority that signed it with --ca-file"
     } else if causes.contains("corrupt message") {
         "it does not speak TLS: is it http:// instead of https://?"
     } else if timeout {
         "it did not answer in time"
     } else {
-        "is a gateway running there?"
+        "is a gateway running there, and does nothing stand between?"
     };
     Error::because(Kind::Unavailable, format!("reaching {url}; {hint}"), causes)
 }
@@ -360,6 +393,23 @@ mod tests {
         assert!(kind == Kind::Unavailable && text.ends_with("not as a gateway does: <html> <body>"), "{text}");
         assert_eq!(told(302, "").0, Kind::Invalid, "redirects are not followed");
         assert_eq!(told(500, "{}").0, Kind::Internal);
+        let missing = r#"{"type":"/problems/not-found","detail":"there is no database shop; PUT /v1/dbs/shop makes it"}"#;
+        let text = told(404, missing).1;
+        assert!(text.starts_with("there is no database shop; `tidegate put shop` makes it (http"), "{text}");
+        let unsafe_name = r#"{"type":"/problems/not-found","detail":"PUT /v1/dbs/$(reboot) makes it"}"#;
+        assert!(!told(404, unsafe_name).1.contains("tidegate put"));
+        let away = r#"{"type":"/problems/unavailable","detail":"nothing was kept, try again"}"#;
+        assert_eq!(told(503, away).1, "nothing was kept, try again (http://x answered 503)");
+        let busy = r#"{"type":"/problems/overloaded","detail":"too much at once"}"#;
+        assert!(told(429, busy).1.contains("; try again in a moment"));
+    }
+
+    #[test]
+    fn a_word_reaches_a_shell_as_it_is() {
+        assert_eq!(quoted("todos/milk"), "todos/milk");
+        assert_eq!(quoted("a/b c"), "'a/b c'");
+        assert_eq!(quoted("a/it's $x"), "'a/it'\\''s $x'");
+        assert_eq!(quoted(""), "''");
     }
 
     #[test]

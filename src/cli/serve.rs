@@ -85,7 +85,7 @@ pub async fn start(config: Config, clock: Clock, random: Random) -> Result<Runni
     let gateway = Gateway::new(Parts { config, clock, random, store, lifecycle, planted: Planted::default() })?;
     gateway.start().await?;
     let relay = relay(&gateway).await?;
-    tracing::info!(region = %gateway.region, %address, nats = relay.is_some(), tls = tls.is_some(), "serving");
+    tracing::info!(region = %gateway.region, %address, nats = relay.is_some(), tls = tls.is_some(), version = env!("CARGO_PKG_VERSION"), "serving");
     introduce(&gateway, address, tls.is_some());
     reread_files(&gateway, tls.clone());
     let server = tokio::spawn(serve::serve(gateway.clone(), listener, tls));
@@ -120,13 +120,17 @@ fn reread_files(gateway: &Arc<Gateway>, tls: Option<Arc<Tls>>) {
             for ((what, reread), told) in [("keys", keys), ("certificate", certificate)].into_iter().zip(&mut told) {
                 let fault = reread.as_ref().map_or_else(Error::chain, |_| String::new());
                 match reread {
-                    Ok(true) => tracing::info!("the {what} changed and are used from now on"),
+                    Ok(true) => tracing::info!(%what, "what is in a file changed, and counts from now on"),
+                    Ok(false) if !told.is_empty() => tracing::info!(%what, "the file can be read again"),
                     // Said once, and not with every look.
-                    Err(_) if fault != *told => tracing::error!(error = %fault, "the {what} could not be read again; the old ones stay"),
+                    Err(_) if fault != *told => {
+                        tracing::error!(%what, error = %fault, "a file cannot be read again; what it held stays in use")
+                    }
                     _ => {}
                 }
                 *told = fault;
             }
+            gateway.metrics.files_unreadable.set(told.iter().filter(|fault| !fault.is_empty()).count() as i64);
         }
     });
 }

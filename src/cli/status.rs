@@ -7,6 +7,7 @@ use super::remote::{self, Credentials};
 use super::stop_signal;
 use super::terminal::{escaped, print};
 use crate::error::{Error, Kind, Result};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -48,7 +49,31 @@ pub struct Arguments {
 }
 
 /// A gateway's address, and its status or why there is none.
-type Answer = (String, Result<Value, String>);
+type Answer = (String, Result<Value, Why>);
+
+/// Why there is no status.
+struct Why {
+    /// In a word or two, beside the address.
+    word: &'static str,
+    text: String,
+}
+
+impl Why {
+    /// There is no answer at all.
+    fn away(text: impl Into<String>) -> Self {
+        Self { word: "unreachable", text: text.into() }
+    }
+
+    /// There is one, and it is no status.
+    fn answered(status: StatusCode, text: impl Into<String>) -> Self {
+        let word = match status.as_u16() {
+            401 | 403 => "refused",
+            503 => "not ready",
+            _ => "no status",
+        };
+        Self { word, text: text.into() }
+    }
+}
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     let urls: Vec<String> = arguments.urls.iter().map(|url| remote::base(url)).collect::<Result<_>>()?;
@@ -88,21 +113,21 @@ async fn ask(http: &reqwest::Client, urls: &[String]) -> Vec<Answer> {
     futures_util::future::join_all(each).await
 }
 
-async fn ask_one(http: &reqwest::Client, url: &str) -> Result<Value, String> {
-    let fail = |error: reqwest::Error| Error::because(Kind::Unavailable, "it gave no answer", error.without_url()).chain();
+async fn ask_one(http: &reqwest::Client, url: &str) -> Result<Value, Why> {
+    let fail = |error: reqwest::Error| Why::away(Error::because(Kind::Unavailable, "it gave no answer", error.without_url()).chain());
     let mut answer = http.get(format!("{url}/v1/status")).send().await.map_err(fail)?;
     let status = answer.status();
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(fail)? {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Err(format!("its answer is longer than {ANSWER_BYTES_MAX} bytes"));
+            return Err(Why::answered(status, format!("its answer is longer than {ANSWER_BYTES_MAX} bytes")));
         }
         body.extend_from_slice(&chunk);
     }
     if !status.is_success() {
-        return Err(remote::refusal("it", status, &String::from_utf8_lossy(&body)).chain());
+        return Err(Why::answered(status, remote::refusal("it", status, &String::from_utf8_lossy(&body)).chain()));
     }
-    serde_json::from_slice(&body).map_err(|error| format!("its answer is no JSON: {error}"))
+    serde_json::from_slice(&body).map_err(|error| Why::answered(status, format!("its answer is no JSON: {error}")))
 }
 
 /// What a script is told. Red first: it is what somebody must look at now.
@@ -123,7 +148,7 @@ fn json_lines(statuses: &[Answer]) -> String {
     for (url, status) in statuses {
         let line = match status {
             Ok(status) => json!({"url": url, "status": status}),
-            Err(why) => json!({"url": url, "error": why}),
+            Err(why) => json!({"url": url, "error": why.text}),
         };
         out.push_str(&escaped(&line.to_string()));
         out.push('\n');
@@ -135,7 +160,7 @@ fn json_lines(statuses: &[Answer]) -> String {
 fn render(statuses: &[Answer], colour: bool) -> String {
     let block = |(url, status): &Answer| match status {
         Ok(status) => gateway(url, status, colour),
-        Err(why) => table(&[vec![Cell::from(url.as_str()), Cell::from("unreachable").paint(Paint::Red), Cell::whole(why)]], "", colour),
+        Err(why) => table(&[vec![Cell::from(url.as_str()), Cell::from(why.word).paint(Paint::Red), Cell::whole(&why.text)]], "", colour),
     };
     statuses.iter().map(block).collect::<Vec<_>>().join("\n")
 }

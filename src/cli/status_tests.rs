@@ -97,7 +97,7 @@ fn hostile_texts_neither_move_the_cursor_nor_fill_the_screen() {
         "relay": {"nats": "a\nb\tc", "faults": {"on\u{1b}]0;title\u{7}e": format!("{}\u{2028}end", "y".repeat(1000))}}
     });
     for colour in [false, true] {
-        let text = render(&[answer(status.clone()), ("http://x\u{1b}c".into(), Err("no\u{8}pe".into()))], colour);
+        let text = render(&[answer(status.clone()), ("http://x\u{1b}c".into(), Err(Why::away("no\u{8}pe")))], colour);
         let bare = ["\x1b[31m", "\x1b[0m"].iter().fold(text, |text, code| text.replace(code, ""));
         assert!(!bare.contains(|c: char| is_hidden(c) && c != '\n'), "{bare:?}");
         assert!(bare.starts_with("e[31mu2J  red    version xxx") && bare.contains("x…  nats a b c  "), "{bare}");
@@ -112,10 +112,14 @@ fn hostile_texts_neither_move_the_cursor_nor_fill_the_screen() {
 #[test]
 fn the_exit_code_names_the_worst() {
     let told = |health: &str| answer(json!({ "health": health }));
-    let away = || ("http://x".to_owned(), Err("away".to_owned()));
+    let away = || ("http://x".to_owned(), Err(Why::away("away")));
     assert_eq!(exit(&[told("green"), told("yellow")]), 0);
     assert_eq!(exit(&[told("green"), away(), told("red")]), 8);
     assert_eq!(exit(&[told("green"), away()]), 5);
     assert_eq!(exit(&[answer(json!({}))]), 5, "no health is not a good one");
     assert_eq!(render(&[away()], true), "http://x  \x1b[31munreachable\x1b[0m  away\n");
+    for (status, word) in [(401, "refused"), (403, "refused"), (503, "not ready"), (404, "no status")] {
+        let answered = Why::answered(StatusCode::from_u16(status).unwrap(), "no");
+        assert_eq!(render(&[("http://x".to_owned(), Err(answered))], false), format!("http://x  {word}  no\n"));
+    }
 }

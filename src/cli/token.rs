@@ -1,6 +1,6 @@
 //! `tidegate token`: tokens and keys, made on this machine; nothing is asked of a gateway.
 
-use crate::access::{ACTOR_BYTES_MAX, Right, SECRET_BYTES_MIN, signing_key};
+use crate::access::{ACTOR_BYTES_MAX, KeyRing, Right, SECRET_BYTES_MIN, no_secret, signing_key};
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
 use crate::id::DatabaseName;
@@ -9,27 +9,31 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use uuid::Uuid;
 
+/// The secret of a gateway's configuration; here it goes behind a key that is named.
+const SECRET_VARIABLE: &str = "TIDEGATE_ACCESS_SECRET_FILE";
+
 #[derive(clap::Args)]
 #[command(
     long_about = "Make a token or a key: who somebody is, and what they may do.\n\n\
                   A token is signed with a key on this machine. A gateway takes it when its configuration names the same secret (access.secret_file), or a key set with the public key \
                   (access.jwks_file). Apps get theirs from your own server, which signs likewise; this is for trying, for scripts and for operators.",
-    after_help = "A key pair instead of a secret, so that gateways hold nothing that signs:\n  openssl genpkey -algorithm ed25519 -out key.pem\nThen name what --jwks prints as access.jwks_file, and sign with --key-file."
+    after_help = "A key pair instead of a secret, so that gateways hold nothing that signs:\n  openssl genpkey -algorithm ed25519 -out key.pem\nThen name what --jwks prints as access.jwks_file, and sign with --key-file.\n\nA key that begins with BEGIN EC PRIVATE KEY or BEGIN RSA PRIVATE KEY becomes one that is taken here by:\n  openssl pkcs8 -topk8 -nocrypt -in FILE"
 )]
 pub struct Arguments {
     /// Write a fresh secret to this new file, readable for you alone, and end
     #[arg(long, value_name = "FILE")]
     new_secret: Option<PathBuf>,
     /// Sign with this secret (HS256)
-    #[arg(long, value_name = "FILE", env = "TIDEGATE_ACCESS_SECRET_FILE")]
+    #[arg(long, value_name = "FILE", env = SECRET_VARIABLE)]
     secret_file: Option<PathBuf>,
     /// Sign with this private key, PEM: Ed25519 (EdDSA), P-256 (ES256) or RSA (RS256)
     #[arg(long, value_name = "FILE")]
@@ -66,6 +70,12 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
     if arguments.dbs.is_empty() {
         return Err(invalid("a token without rights is of no use: say which, such as --db shop=write"));
     }
+    let mut named = BTreeSet::new();
+    for (db, _) in &arguments.dbs {
+        if !named.insert(db) {
+            return Err(invalid(format!("--db names {db} twice; a token gives one right on a database")));
+        }
+    }
     if arguments.sub.as_ref().is_some_and(|sub| sub.is_empty() || sub.len() > ACTOR_BYTES_MAX || sub.chars().any(char::is_control)) {
         return Err(invalid(format!("--sub is 1 to {ACTOR_BYTES_MAX} bytes without control characters")));
     }
@@ -86,25 +96,46 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
 fn key(arguments: &Arguments) -> Result<(Algorithm, EncodingKey)> {
     // A key that is named goes over a secret that the environment names.
     if let Some(path) = &arguments.key_file {
-        let key = signing_key(&read(path)?);
-        return key
-            .ok_or_else(|| invalid(format!("{} is no private key that can be used: PEM, PKCS#8, Ed25519, P-256 or RSA", path.display())));
+        let environment = std::env::var_os(SECRET_VARIABLE).map(PathBuf::from);
+        if arguments.secret_file.is_some() && arguments.secret_file != environment {
+            return Err(invalid("say one key to sign with: --secret-file or --key-file"));
+        }
+        return private(path);
     }
     let Some(path) = &arguments.secret_file else {
         return Err(invalid("say what to sign with: --secret-file FILE, or --key-file FILE; --new-secret FILE makes a secret"));
     };
     let bytes = read(path)?;
     let secret = bytes.trim_ascii_end();
+    if let Some(why) = no_secret(secret) {
+        return Err(invalid(format!("{}: {why}; a private key is named by --key-file", path.display())));
+    }
     if secret.len() < SECRET_BYTES_MIN {
         return Err(invalid(format!("the secret in {} is shorter than {SECRET_BYTES_MIN} bytes", path.display())));
     }
     Ok((Algorithm::HS256, EncodingKey::from_secret(secret)))
 }
 
+/// A private key, if a gateway takes what it signs.
+fn private(path: &Path) -> Result<(Algorithm, EncodingKey)> {
+    let Some((algorithm, key)) = signing_key(&read(path)?) else {
+        let what = "is no private key that can be used: PEM, PKCS#8, Ed25519, P-256 or RSA";
+        return Err(invalid(format!("{} {what}; `openssl pkcs8 -topk8 -nocrypt -in FILE` converts others", path.display())));
+    };
+    KeyRing::of_set(key_set(&key, algorithm, None)?.as_bytes())
+        .map_err(|why| invalid(format!("{} is taken by no gateway: {why}", path.display())))?;
+    Ok((algorithm, key))
+}
+
 fn make_secret(path: &Path) -> Result<ExitCode> {
     // Random as version 4 UUIDs are: 122 bits each, of the system's generator.
     let bytes: Vec<u8> = (0..3).flat_map(|_| Uuid::new_v4().into_bytes()).collect();
-    let fail = |error| Error::because(Kind::Conflict, format!("making {}", path.display()), error);
+    let fail = |error: std::io::Error| match (error.kind(), path.display()) {
+        (ErrorKind::AlreadyExists, path) => {
+            Error::new(Kind::Conflict, format!("{path} is there, and stays; make {path}.new and move it over"))
+        }
+        (_, path) => Error::because(Kind::Conflict, format!("making {path}"), error),
+    };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
     writeln!(file, "{}", URL_SAFE_NO_PAD.encode(bytes)).map_err(fail)?;
     eprintln!("a secret is in {}; name it as access.secret_file (TIDEGATE_ACCESS_SECRET_FILE)", path.display());

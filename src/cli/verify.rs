@@ -1,6 +1,6 @@
 //! `tidegate verify`.
 
-use crate::config::Secret;
+use super::migrate::database_url;
 use crate::error::{Error, Kind, Result};
 use crate::id::DatabaseName;
 use crate::json::write_string;
@@ -10,7 +10,11 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 #[derive(clap::Args)]
-#[command(after_help = "Exit codes: 0 all is well; 10 gap, 11 stamp, 12 repeat, 13 bytes, 14 batch, 15 document, 16 version, 17 head")]
+#[command(
+    after_help = "Exit codes: 0 all is well; 10 gap, 11 stamp, 12 repeat, 13 bytes, 14 batch, 15 document, 16 version, 17 head: the \
+                        first of these that was found;\n2 the URL is wrong; 3 there is no such database; 4 there is no schema; 5 Postgres \
+                        cannot be reached; 6 what is stored cannot be read"
+)]
 pub struct Arguments {
     /// The region's Postgres; reading is all that is needed
     #[arg(long, env = "TIDEGATE_POSTGRES_URL", hide_env_values = true)]
@@ -24,7 +28,7 @@ pub struct Arguments {
 }
 
 pub async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let url = Secret::from(arguments.url.as_str());
+    let url = database_url(&arguments.url)?;
     let only = arguments.db.as_deref().map(DatabaseName::new).transpose().map_err(|why| Error::new(Kind::Invalid, why))?;
     let mut bar = Bar(None);
     let report = verify::verify(url.expose(), only.as_ref(), &mut bar).await?;

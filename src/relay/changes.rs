@@ -2,7 +2,7 @@
 //! some catches up over HTTP from the cursor of the last.
 
 use super::Relay;
-use super::feed::{self, Filter, Page, write_row};
+use super::feed::{self, Extent, Filter, Page, Shown, write_row};
 use super::network::Message;
 use super::send::Progress;
 use crate::clock::format_time;
@@ -16,8 +16,8 @@ use std::sync::Arc;
 /// The progress row this sender keeps.
 const TASK: &str = "changes";
 
-/// Documents of one page.
-const PAGE_ROWS: usize = 500;
+/// One page.
+const PAGE: Extent = Extent { rows: 500, bytes: feed::PAGE_BYTES };
 
 pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
     loop {
@@ -48,18 +48,19 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
             continue;
         }
         let generation = relay.network.generation();
-        let page = feed::page(&*gateway.store, database.id, Some(&cursor), &Filter::default(), PAGE_ROWS, true).await?;
-        let mine: Vec<&Document> = page.rows.iter().filter(|row| is_ours(relay, &page, row)).collect();
-        for (at, row) in mine.iter().enumerate() {
-            // Only the last row of a page moves a reader's cursor.
-            let at = if at + 1 == mine.len() { &page.cursor } else { &cursor };
-            relay.within(relay.network.publish(message(relay, database, row, at))).await?;
-            gateway.metrics.count("change_published");
-        }
+        let page = feed::page(&*gateway.store, database.id, Some(&cursor), &Filter::default(), PAGE, true).await?;
         if page.behind || page.cursor.vector == cursor.vector {
             // Nothing that moves us on: the store was set back, or is read from somewhere that lags.
             tokio::time::sleep(relay.poll()).await;
             continue;
+        }
+        let rows = page.rows.iter().enumerate().map(|(at, row)| (row, page.shown(at, true)));
+        let mine: Vec<(&Document, Shown)> = rows.filter(|(row, _)| is_ours(relay, &page, row)).collect();
+        for (at, (row, shown)) in mine.iter().enumerate() {
+            // Only the last row of a page moves a reader's cursor.
+            let at = if at + 1 == mine.len() { &page.cursor } else { &cursor };
+            relay.within(relay.network.publish(message(relay, database, row, *shown, at))).await?;
+            gateway.metrics.count("change_published");
         }
         {
             relay.within(relay.network.flush()).await?;
@@ -84,16 +85,13 @@ fn is_ours(relay: &Relay, page: &Page, row: &Document) -> bool {
     touches().any(|touch| touch.region == relay.gateway.region) || !there.covers(&row.version)
 }
 
-fn message(relay: &Relay, database: &Database, row: &Document, cursor: &Cursor) -> Message {
+fn message(relay: &Relay, database: &Database, row: &Document, shown: Shown, cursor: &Cursor) -> Message {
     let gateway = &relay.gateway;
     let mut payload = String::new();
-    write_row(row, true, &mut payload);
-    let omitted = payload.len() + 2048 > gateway.config.relay.message_bytes_max;
-    if omitted {
+    write_row(row, shown, &mut payload);
+    if payload.len() + 2048 > gateway.config.relay.message_bytes_max {
         payload.clear();
-        write_row(row, false, &mut payload);
-        payload.pop();
-        payload.push_str(",\"body_omitted\":true}");
+        write_row(row, Shown::Omitted, &mut payload);
     }
     let doc = utf8_percent_encode(row.doc.as_str(), NON_ALPHANUMERIC).to_string();
     Message::new(relay.subjects.change(&database.name, &row.doc), payload)

@@ -11,30 +11,50 @@ use crate::token::{Cursor, SnapshotPlace};
 use crate::vector::Vector;
 use std::collections::{HashMap, VecDeque};
 
-/// Bodies of one page, bytes; a page ends after the row that passes it.
-const PAGE_BYTES_MAX: usize = 16 << 20;
+/// Bodies of one page, bytes; a page ends after the row that passes it, where it may end there.
+pub const PAGE_BYTES: usize = 16 << 20;
+
+/// The same for a stream: its reader is to get a cursor often, however slow it reads.
+pub const STREAM_BYTES: usize = 1 << 20;
+
+/// An atomic batch may be larger than a page, and goes whole; beyond so many bytes its rows go without their bodies.
+const WHOLE_BYTES_MAX: usize = 64 << 20;
 
 /// Documents read at once where bodies are large.
-const SLICE_ROWS: usize = 100;
+const SLICE_ROWS: usize = 20;
 
 /// Events that one page of a filtered feed looks at, at least.
 const SCAN_ROWS: usize = 2000;
 
+/// How long a page is at most: rows, and bytes of bodies.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    pub rows: usize,
+    pub bytes: usize,
+}
+
 /// Which documents a feed is about.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    pub collection: Option<String>,
-    pub docs: Vec<DocId>,
+    collection: Option<String>,
+    /// Sorted.
+    docs: Vec<DocId>,
 }
 
 impl Filter {
+    pub fn new(collection: Option<String>, mut docs: Vec<DocId>) -> Self {
+        docs.sort();
+        docs.dedup();
+        Self { collection, docs }
+    }
+
     pub fn is_whole(&self) -> bool {
         self.collection.is_none() && self.docs.is_empty()
     }
 
     pub fn takes(&self, doc: &DocId) -> bool {
         self.collection.as_deref().is_none_or(|collection| doc.collection() == collection)
-            && (self.docs.is_empty() || self.docs.contains(doc))
+            && (self.docs.is_empty() || self.docs.binary_search(doc).is_ok())
     }
 }
 
@@ -49,10 +69,30 @@ pub struct Page {
     /// This region has not all that `since` covers.
     pub behind: bool,
     pub head: Head,
+    /// Rows from here on were read without their bodies.
+    pub bare_from: usize,
+}
+
+impl Page {
+    /// Bytes of its bodies.
+    pub fn bytes(&self) -> usize {
+        body_bytes(&self.rows)
+    }
+}
+
+fn body_bytes(rows: &[Document]) -> usize {
+    rows.iter().filter_map(|row| row.body.as_ref()).map(|body| body.len()).sum()
 }
 
 /// Reads a page after `since`, or the first of a snapshot.
-pub async fn page(store: &dyn Store, db: DatabaseId, since: Option<&Cursor>, filter: &Filter, limit: usize, bodies: bool) -> Result<Page> {
+pub async fn page(
+    store: &dyn Store,
+    db: DatabaseId,
+    since: Option<&Cursor>,
+    filter: &Filter,
+    extent: Extent,
+    bodies: bool,
+) -> Result<Page> {
     let (mut view, head) = store.view(db).await?;
     let start = match since {
         None => Cursor { vector: head.vector.clone(), stamp: head.stamp, filtered: false, snapshot: None },
@@ -61,9 +101,9 @@ pub async fn page(store: &dyn Store, db: DatabaseId, since: Option<&Cursor>, fil
     };
     let behind = since.is_some_and(|since| !head.vector.covers(&since.vector));
     let mut page = if since.is_none_or(|since| since.snapshot.is_some()) {
-        snapshot(&mut *view, start, filter, limit, bodies, head).await?
+        snapshot(&mut *view, start, filter, extent, bodies, head).await?
     } else {
-        tail(&mut *view, start, filter, limit, bodies, head).await?
+        tail(&mut *view, start, filter, extent, bodies, head).await?
     };
     view.close().await;
     page.behind = behind;
@@ -71,24 +111,27 @@ pub async fn page(store: &dyn Store, db: DatabaseId, since: Option<&Cursor>, fil
     Ok(page)
 }
 
-async fn snapshot(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, limit: usize, bodies: bool, head: Head) -> Result<Page> {
+async fn snapshot(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, extent: Extent, bodies: bool, head: Head) -> Result<Page> {
+    let limit = extent.rows;
     let place = cursor.snapshot.take();
     let after = place.as_ref().map(|place| place.after.as_str());
     let (mut rows, finished, reached) = if filter.docs.is_empty() {
-        let rows = view.list(filter.collection.as_deref(), after, Bound { rows: limit + 1, bytes: PAGE_BYTES_MAX }).await?;
-        let bytes: usize = rows.iter().filter_map(|row| row.body.as_ref()).map(|body| body.len()).sum();
-        let finished = rows.len() <= limit && bytes < PAGE_BYTES_MAX;
+        let rows = view.list(filter.collection.as_deref(), after, Bound { rows: limit + 1, bytes: extent.bytes }).await?;
+        let finished = rows.len() <= limit && body_bytes(&rows) < extent.bytes;
         let reached = rows[..rows.len().min(limit)].last().map(|last| last.doc.clone());
         (rows, finished, reached)
     } else {
-        let mut docs: Vec<DocId> =
+        let docs: Vec<DocId> =
             filter.docs.iter().filter(|doc| filter.takes(doc) && after.is_none_or(|after| doc.as_str() > after)).cloned().collect();
-        docs.sort();
-        docs.dedup();
-        let finished = docs.len() <= limit;
-        docs.truncate(limit);
-        let reached = docs.last().cloned();
-        let mut rows = view.documents(&docs, bodies).await?;
+        let (mut rows, mut read) = (Vec::new(), 0);
+        for slice in docs[..docs.len().min(limit)].chunks(SLICE_ROWS) {
+            rows.extend(view.documents(slice, bodies).await?);
+            read += slice.len();
+            if body_bytes(&rows) >= extent.bytes {
+                break;
+            }
+        }
+        let (finished, reached) = (read == docs.len(), docs[..read].last().cloned());
         rows.retain(|row| row.body.is_some());
         rows.sort_by(|a, b| a.doc.cmp(&b.doc));
         (rows, finished, reached)
@@ -104,10 +147,11 @@ async fn snapshot(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, limi
         let left = if filter.is_whole() { head.documents.saturating_sub(given) } else { 0 };
         pending = (since_begun + left).max(1);
     }
-    Ok(Page { rows, touches: Vec::new(), cursor, pending, behind: false, head })
+    Ok(Page { bare_from: rows.len(), rows, touches: Vec::new(), cursor, pending, behind: false, head })
 }
 
-async fn tail(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, limit: usize, bodies: bool, head: Head) -> Result<Page> {
+async fn tail(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, extent: Extent, bodies: bool, head: Head) -> Result<Page> {
+    let limit = extent.rows;
     let spans: Vec<Span> = head
         .vector
         .iter()
@@ -120,18 +164,24 @@ async fn tail(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, limit: u
     loop {
         let taken = take(&runs, filter, most, scan);
         // In slices, so that documents of the largest size are noticed before all of them are in memory.
-        let (mut rows, mut bytes) = (Vec::new(), 0);
+        let (mut rows, mut bytes, mut bare_from) = (Vec::new(), 0, None);
         for slice in taken.docs.chunks(SLICE_ROWS) {
-            rows.extend(view.documents(slice, bodies).await?);
-            bytes = rows.iter().filter_map(|row: &Document| row.body.as_ref()).map(|body| body.len()).sum::<usize>();
-            if bytes > PAGE_BYTES_MAX {
+            if bytes > extent.bytes && most > 1 {
                 break;
             }
+            // One commit, which cannot be cut: none of its rows is left out.
+            if bytes > WHOLE_BYTES_MAX && bare_from.is_none() {
+                bare_from = Some(rows.len());
+            }
+            let read = view.documents(slice, bodies && bare_from.is_none()).await?;
+            bytes += body_bytes(&read);
+            rows.extend(read);
         }
-        if bytes > PAGE_BYTES_MAX && most > 1 {
+        if bytes > extent.bytes && most > 1 {
             most = (rows.len() / 2).min(most / 2).max(1);
             continue;
         }
+        let bare_from = bare_from.unwrap_or(rows.len());
         let mut by_id: HashMap<&DocId, Document> = HashMap::new();
         for row in &rows {
             by_id.insert(&row.doc, row.clone());
@@ -142,7 +192,7 @@ async fn tail(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, limit: u
             cursor.stamp = cursor.stamp.max(touch.stamp);
         }
         let pending = head.vector.beyond(&cursor.vector);
-        return Ok(Page { rows, touches: taken.touches, cursor, pending, behind: false, head });
+        return Ok(Page { bare_from, rows, touches: taken.touches, cursor, pending, behind: false, head });
     }
 }
 
@@ -189,17 +239,41 @@ fn take(runs: &[Vec<Touch>], filter: &Filter, docs_max: usize, scan: usize) -> T
     taken
 }
 
-/// A row as JSON. Without `body`, and for deleted documents, only what happened.
-pub fn write_row(document: &Document, body: bool, out: &mut String) {
+/// What a row tells of its document's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    Body,
+    /// It was asked for, and is too large to go along: to be read by itself.
+    Omitted,
+    Nothing,
+}
+
+impl Page {
+    /// What the row at a place tells, where bodies are wanted or not.
+    pub fn shown(&self, at: usize, bodies: bool) -> Shown {
+        match (bodies, at < self.bare_from) {
+            (false, _) => Shown::Nothing,
+            (true, true) => Shown::Body,
+            (true, false) => Shown::Omitted,
+        }
+    }
+}
+
+/// A row as JSON. Of deleted documents only that they are.
+pub fn write_row(document: &Document, shown: Shown, out: &mut String) {
     out.push_str("{\"doc\":");
     crate::json::write_string(document.doc.as_str(), out);
     out.push_str(&format!(",\"version\":\"{}\",\"deleted\":{}", document.version, document.body.is_none()));
     if !document.conflicts.is_empty() {
         out.push_str(",\"conflicts\":true");
     }
-    if body && let Some(text) = &document.body {
-        out.push_str(",\"body\":");
-        out.push_str(text);
+    match (&document.body, shown) {
+        (Some(text), Shown::Body) => {
+            out.push_str(",\"body\":");
+            out.push_str(text);
+        }
+        (Some(_), Shown::Omitted) => out.push_str(",\"body_omitted\":true"),
+        _ => {}
     }
     out.push('}');
 }

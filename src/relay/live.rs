@@ -3,8 +3,8 @@
 //! Ten thousand subscribers that wait at the head all want the same page after the next commit: one reads it, and each picks
 //! out of it what it asked for. A page read earlier is as good as one read now: it says up to where it goes.
 
-use super::feed::{self, Filter, Page};
-use crate::error::Result;
+use super::feed::{self, Extent, Filter, Page};
+use crate::error::{Error, Result};
 use crate::store::{DatabaseId, Store};
 use crate::token::Cursor;
 use crate::vector::Vector;
@@ -18,10 +18,11 @@ const PAGES_MAX: usize = 4;
 /// A page that is larger is not kept, bytes of bodies.
 const PAGE_BYTES_MAX: usize = 256 << 10;
 
-/// Rows of one page.
-const PAGE_ROWS: usize = 100;
+/// Rows of one page; who asked for shorter ones reads by itself.
+pub const PAGE_ROWS: usize = 100;
 
-type Cell = Arc<OnceCell<Arc<Page>>>;
+/// A page, or why there is none: a failure is told to all who waited for it, rather than tried by one after the other.
+type Cell = Arc<OnceCell<Result<Arc<Page>, Error>>>;
 
 #[derive(Default)]
 pub struct Live {
@@ -31,13 +32,22 @@ pub struct Live {
 
 impl Live {
     /// The changes of all documents after `since`, with bodies.
-    pub async fn page(&self, store: &dyn Store, db: DatabaseId, since: &Cursor) -> Result<Arc<Page>> {
-        let cell = self.cell(&since.vector);
-        let read = || async { feed::page(store, db, Some(since), &Filter::default(), PAGE_ROWS, true).await.map(Arc::new) };
-        let page = cell.get_or_try_init(read).await?.clone();
-        let bytes: usize = page.rows.iter().filter_map(|row| row.body.as_ref()).map(|body| body.len()).sum();
+    pub async fn page(&self, store: &dyn Store, db: DatabaseId, since: &Vector) -> Result<Arc<Page>> {
+        let cell = self.cell(since);
+        // Without anybody's stamp: what one reader shows must not become another's.
+        let from = Cursor { vector: since.clone(), ..Cursor::default() };
+        let read = || async {
+            feed::page(store, db, Some(&from), &Filter::default(), Extent { rows: PAGE_ROWS, bytes: feed::STREAM_BYTES }, true).await
+        };
+        let page = match cell.get_or_init(|| async { read().await.map(Arc::new) }).await {
+            Ok(page) => page.clone(),
+            Err(error) => {
+                self.forget(&cell);
+                return Err(error.again());
+            }
+        };
         // What did not move would be found again and again; what is large is not worth its memory.
-        if bytes > PAGE_BYTES_MAX || page.cursor.vector == since.vector {
+        if page.bytes() > PAGE_BYTES_MAX || page.cursor.vector == *since {
             self.forget(&cell);
         }
         Ok(page)

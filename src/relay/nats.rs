@@ -29,6 +29,23 @@ const CLIENT_MESSAGES: usize = 128;
 /// Messages a subscription holds before it drops some.
 const SUBSCRIPTION_MESSAGES: usize = 256;
 
+/// Logs what happens to the connection; why it does not come about once, and not with every try.
+fn tell(event: Event, told: &Mutex<String>) {
+    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    match event {
+        Event::Connected => {
+            told.clear();
+            tracing::info!("NATS is connected");
+        }
+        Event::Disconnected => tracing::warn!("NATS is away"),
+        Event::ClientError(_) | Event::ServerError(_) if *told != event.to_string() => {
+            *told = event.to_string();
+            tracing::warn!(%event, "NATS cannot be reached or refuses this gateway; it is tried on and on");
+        }
+        other => tracing::debug!(%other, "NATS"),
+    }
+}
+
 pub struct Nats {
     client: Client,
     jetstream: jetstream::Context,
@@ -42,6 +59,7 @@ pub struct Nats {
 impl Nats {
     /// Connects in the background: NATS being away is no reason not to start.
     pub async fn connect(settings: &config::Nats, name: &str, subjects: String, patience: Duration) -> Result<Self> {
+        let told = Arc::new(Mutex::new(String::new()));
         let options = ConnectOptions::new()
             .name(name)
             .retry_on_initial_connect()
@@ -51,12 +69,9 @@ impl Nats {
             .subscription_capacity(SUBSCRIPTION_MESSAGES)
             .client_capacity(CLIENT_MESSAGES)
             .reconnect_delay_callback(|attempt| Duration::from_millis((50 << attempt.min(5)).min(1000)))
-            .event_callback(|event| async move {
-                match event {
-                    Event::Connected => tracing::info!("NATS is connected"),
-                    Event::Disconnected => tracing::warn!("NATS is away"),
-                    other => tracing::debug!(%other, "NATS"),
-                }
+            .event_callback(move |event| {
+                let told = told.clone();
+                async move { tell(event, &told) }
             });
         let options = credentials(settings, options).await?;
         let connected = options.connect(servers(settings)).await;

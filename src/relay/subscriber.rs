@@ -1,48 +1,82 @@
 //! Somebody who reads a database's changes on from a cursor: page after page until the head, then what each commit brings.
 
-use super::feed::{self, Filter, Page};
+use super::feed::{self, Extent, Filter, Page, Shown};
+use super::live;
+use crate::clock::Millis;
 use crate::error::Result;
 use crate::gateway::{Database, Gateway};
 use crate::project::Document;
 use crate::store::Head;
 use crate::token::Cursor;
+use crate::vector::Vector;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 pub struct Subscriber {
-    pub gateway: Arc<Gateway>,
-    pub database: Arc<Database>,
-    /// What was read so far; `None`: a snapshot is to begin.
-    pub since: Option<Cursor>,
-    filter: Filter,
-    limit: usize,
+    gateway: Arc<Gateway>,
+    pub place: Place,
+    filter: Arc<Filter>,
+    extent: Extent,
     bodies: bool,
     heads: watch::Receiver<Head>,
     /// It reads together with the others who wait at the head.
     at_head: bool,
+    /// The last page did not move it, though the head is elsewhere.
+    stuck: bool,
+}
+
+/// Where a subscriber stands.
+#[derive(Clone)]
+pub struct Place {
+    pub database: Arc<Database>,
+    /// What was read so far; `None`: a snapshot is to begin.
+    pub since: Option<Cursor>,
+    /// All it has ever shown or been given: what the region must hold not to be behind it.
+    wanted: Vector,
+    /// What the region held when the last page was read.
+    read: Option<Head>,
 }
 
 /// One page as this subscriber is to have it.
 pub struct Step {
     page: Arc<Page>,
     /// `None`: the page was read for this subscriber alone.
-    filter: Option<Filter>,
+    filter: Option<Arc<Filter>>,
     pub cursor: Cursor,
+    pub behind: bool,
 }
 
 impl Step {
-    pub fn rows(&self) -> Vec<&Document> {
-        let taken = |row: &&Document| self.filter.as_ref().is_none_or(|filter| filter.takes(&row.doc));
-        self.page.rows.iter().filter(taken).collect()
+    /// The rows that were asked for, each with what it tells of its body.
+    pub fn rows(&self, bodies: bool) -> impl Iterator<Item = (&Document, Shown)> {
+        let rows = self.page.rows.iter().enumerate().map(move |(at, row)| (row, self.page.shown(at, bodies)));
+        rows.filter(|(row, _)| self.filter.as_ref().is_none_or(|filter| filter.takes(&row.doc)))
     }
 
     pub fn pending(&self) -> u64 {
         self.page.pending
     }
 
-    pub fn behind(&self) -> bool {
-        self.page.behind
+    /// About how many bytes its rows are as text.
+    pub fn bytes(&self, bodies: bool) -> usize {
+        let body = |row: &Document| row.body.as_ref().filter(|_| bodies).map_or(0, |body| body.len());
+        self.rows(bodies).map(|(row, _)| ROW_BYTES + body(row)).sum()
     }
+}
+
+/// About what a row takes beside its body, bytes.
+const ROW_BYTES: usize = 512;
+
+/// Where a subscriber and its region stand.
+pub struct Standing {
+    pub head: Head,
+    /// About how many events it was not given.
+    pub pending: u64,
+    /// The region has not all that the subscriber has shown.
+    pub behind: bool,
+    /// When Postgres last confirmed this.
+    pub confirmed_at: Millis,
 }
 
 impl Subscriber {
@@ -51,56 +85,94 @@ impl Subscriber {
         database: &Arc<Database>,
         since: Option<Cursor>,
         filter: Filter,
-        limit: usize,
+        extent: Extent,
         bodies: bool,
     ) -> Self {
         let heads = database.head.subscribe();
-        Self { gateway: gateway.clone(), database: database.clone(), since, filter, limit, bodies, heads, at_head: false }
+        let wanted = since.as_ref().map(|since| since.vector.clone()).unwrap_or_default();
+        let place = Place { database: database.clone(), since, wanted, read: None };
+        let (gateway, filter) = (gateway.clone(), Arc::new(filter));
+        Self { gateway, place, filter, extent, bodies, heads, at_head: false, stuck: false }
     }
 
     pub fn wants_bodies(&self) -> bool {
         self.bodies
     }
 
-    /// Whether the next page is read together with others, and so costs little.
-    pub fn is_at_head(&self) -> bool {
-        self.at_head
+    /// What the next page may hold in memory while it is read and written, bytes; little where it is read for many at once.
+    pub fn page_bytes(&self) -> usize {
+        if self.at_head { 0 } else { 2 * self.extent.bytes }
     }
 
-    /// Reads the next page and moves on to its end. `None`: nothing has happened since the last one, as far as is known here.
+    /// Reads the next page and moves on to its end. `None`: there is nothing to move on to, as far as is known here.
     pub async fn next(&mut self) -> Result<Option<Step>> {
         let known = self.heads.borrow_and_update().vector.clone();
-        let (store, id) = (&*self.gateway.store, self.database.id);
-        let step = match &self.since {
+        self.stuck = false;
+        let (store, database) = (&*self.gateway.store, &self.place.database);
+        let (page, filter) = match &self.place.since {
             Some(since) if since.snapshot.is_none() && since.vector == known => {
-                self.at_head = true;
+                self.at_head = self.extent.rows >= live::PAGE_ROWS;
                 return Ok(None);
             }
-            Some(since) if self.at_head => {
-                let page = self.database.live.page(store, id, since).await?;
-                let stamp = since.stamp.max(page.cursor.stamp);
-                let cursor = Cursor { stamp, filtered: since.filtered || !self.filter.is_whole(), ..page.cursor.clone() };
-                Step { page, filter: Some(self.filter.clone()), cursor }
-            }
+            Some(since) if self.at_head => (database.live.page(store, database.id, &since.vector).await?, Some(self.filter.clone())),
             since => {
-                let page = feed::page(store, id, since.as_ref(), &self.filter, self.limit, self.bodies).await?;
-                let cursor = page.cursor.clone();
-                Step { page: Arc::new(page), filter: None, cursor }
+                let page = feed::page(store, database.id, since.as_ref(), &self.filter, self.extent, self.bodies).await?;
+                (Arc::new(page), None)
             }
         };
-        // Behind its own cursor, or set back: alone until it is past that.
-        self.at_head = step.pending() == 0 && !step.behind();
-        if self.since.as_ref() == Some(&step.cursor) {
+        let before = self.place.since.clone().unwrap_or_default();
+        let filtered = before.filtered || !self.filter.is_whole();
+        let cursor = Cursor { stamp: before.stamp.max(page.cursor.stamp), filtered, ..page.cursor.clone() };
+        self.at_head = page.pending == 0 && !page.behind && self.extent.rows >= live::PAGE_ROWS;
+        self.place.read = Some(page.head.clone());
+        self.place.wanted.join(&cursor.vector);
+        if self.place.since.as_ref() == Some(&cursor) {
+            self.stuck = true;
             return Ok(None);
         }
-        self.since = Some(step.cursor.clone());
-        Ok(Some(step))
+        let behind = !page.head.vector.covers(&self.place.wanted);
+        self.place.since = Some(cursor.clone());
+        Ok(Some(Step { page, filter, cursor, behind }))
     }
 
-    /// Completes with the next commit that is heard of; pends for ever once the database is gone.
+    /// Whether there is more to read right now. The head may have moved since the page was read, or the page may be an older
+    /// one, read for others: what was heard of then is not told again.
+    pub fn has_more(&self) -> bool {
+        let unread = self.place.since.as_ref().is_none_or(|since| since.snapshot.is_some() || since.vector != self.heads.borrow().vector);
+        unread && !self.stuck
+    }
+
+    /// Completes with the next commit that is heard of, or when it is time to look without that.
     pub async fn changed(&mut self) {
-        if self.heads.changed().await.is_err() {
-            std::future::pending::<()>().await;
+        let look = async {
+            // What is here differs from what was heard of: the store was set back, or lags. Nobody will tell.
+            if !self.stuck {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(Duration::from_millis(self.gateway.config.relay.poll_ms)).await;
+        };
+        tokio::select! {
+            changed = self.heads.changed() => {
+                if changed.is_err() {
+                    std::future::pending::<()>().await; // the database is gone
+                }
+            }
+            () = look => {}
+        }
+    }
+}
+
+impl Place {
+    pub fn standing(&self) -> Standing {
+        let known = self.database.known();
+        // Another process may have committed what was read, and nobody told us yet.
+        let head = self.read.clone().filter(|read| read.vector.covers(&known.vector)).unwrap_or(known);
+        let since = self.since.as_ref().map(|since| since.vector.clone()).unwrap_or_default();
+        Standing {
+            pending: head.vector.beyond(&since),
+            behind: !head.vector.covers(&self.wanted),
+            confirmed_at: self.database.confirmed_at(),
+            head,
         }
     }
 }

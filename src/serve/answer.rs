@@ -1,70 +1,141 @@
-//! Large answers: handed over piece by piece, with their share of the memory for answers, to a reader who must keep taking.
+//! Answers on their way: handed over piece by piece, with their share of the memory for answers, to a reader who must keep
+//! taking.
 //!
 //! On HTTP/1 a reader who takes nothing stalls the connection, which `stall` notices. On HTTP/2 one can keep a stream's window
-//! shut and the connection well: that is noticed here, and the connection is closed.
+//! shut and the connection well. That is noticed here: what waits for such a reader is let go, so that its stream breaks when it
+//! goes on, and where nothing else of the connection moves either, the connection is closed.
 
 use super::memory::Share;
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use std::io::{Error, ErrorKind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 /// Answers up to this size are not counted.
-pub const SMALL_BYTES_MAX: u64 = 64 << 10;
+pub const SMALL_BYTES_MAX: u64 = 1 << 10;
 
 /// One piece, bytes.
 const PIECE_BYTES_MAX: usize = 64 << 10;
 
-/// Closes a connection from the inside.
+/// One connection, as its answers see it.
 #[derive(Clone, Default)]
-pub struct Hangup(Arc<Notify>);
+pub struct Line(Arc<Moves>);
 
-impl Hangup {
-    pub fn now(&self) {
-        self.0.notify_one();
-    }
+#[derive(Default)]
+struct Moves {
+    /// Requests that came and pieces that were taken.
+    moved: AtomicU64,
+    /// Requests being answered, and feeds.
+    busy: AtomicUsize,
+    hangup: Notify,
+}
 
-    pub async fn asked(&self) {
-        self.0.notified().await;
+/// Keeps a connection from counting as idle.
+pub struct Busy(Line);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.0.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// What is still to be given.
-struct Rest {
+impl Line {
+    pub fn moved(&self) {
+        self.0.moved.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn moves(&self) -> u64 {
+        self.0.moved.load(Ordering::Relaxed)
+    }
+
+    pub fn busy(&self) -> Busy {
+        self.moved();
+        self.0.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    /// Closes the connection from the inside, where nothing moved since `before`.
+    pub fn hang_up_unless_moved(&self, before: u64) {
+        if self.moves() == before {
+            self.0.hangup.notify_one();
+        }
+    }
+
+    /// Completes when the connection is to be closed: from the inside, or since nothing is asked or taken any more.
+    pub async fn ended(&self, idle: Duration) {
+        let idles = async {
+            let mut before = None;
+            loop {
+                let now = (self.0.busy.load(Ordering::Relaxed) == 0).then(|| self.moves());
+                if now.is_some() && now == before {
+                    return;
+                }
+                before = now;
+                tokio::time::sleep(idle).await;
+            }
+        };
+        tokio::select! {
+            () = self.0.hangup.notified() => {}
+            () = idles => {}
+        }
+    }
+}
+
+/// What is still to be given of an answer, or of a part of a stream; `None` once it was let go.
+type Rest = Arc<Mutex<Option<Left>>>;
+
+struct Left {
     bytes: Bytes,
     _share: Share,
     /// Pieces taken, to tell whether anybody takes.
     taken: u64,
 }
 
-/// An answer that is there as a whole.
-pub fn whole(bytes: Bytes, share: Share, hangup: Hangup, stall: Duration) -> Body {
-    let rest = Arc::new(Mutex::new(Some(Rest { bytes, _share: share, taken: 0 })));
-    tokio::spawn(watch(Arc::downgrade(&rest), hangup, stall));
-    let pieces = stream::unfold(Some(rest), |rest| async move {
-        let rest = rest?;
-        let mut now = rest.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(left) = now.as_mut() else {
-            drop(now);
-            // Cut off, never cut short: a reader must be able to tell.
-            return Some((Err(Error::new(ErrorKind::TimedOut, "the reader took nothing")), None));
-        };
-        left.taken += 1;
-        let piece = left.bytes.split_to(left.bytes.len().min(PIECE_BYTES_MAX));
-        let more = !left.bytes.is_empty();
-        drop(now);
-        Some((Ok(piece), more.then_some(rest)))
-    });
-    Body::from_stream(pieces)
+fn rest(bytes: Bytes, share: Share) -> Rest {
+    Arc::new(Mutex::new(Some(Left { bytes, _share: share, taken: 0 })))
 }
 
-/// Looks now and then whether the reader took anything; one that did not is cut off.
-async fn watch(rest: Weak<Mutex<Option<Rest>>>, hangup: Hangup, stall: Duration) {
+/// The next piece, and whether there is more. Cut off, never cut short: a reader must be able to tell.
+fn take(rest: &Rest) -> Result<(Bytes, bool), Error> {
+    let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
+    let left = rest.as_mut().ok_or_else(|| Error::new(ErrorKind::TimedOut, "the reader took nothing"))?;
+    left.taken += 1;
+    let piece = left.bytes.split_to(left.bytes.len().min(PIECE_BYTES_MAX));
+    let more = !left.bytes.is_empty();
+    if !more {
+        *rest = None;
+    }
+    Ok((piece, more))
+}
+
+/// An answer that is there as a whole.
+pub fn whole(bytes: Bytes, share: Share, line: Line, stall: Duration) -> Body {
+    let rest = rest(bytes, share);
+    tokio::spawn(watch(Arc::downgrade(&rest), line.clone(), stall));
+    let pieces = stream::unfold(Some(rest), move |rest| {
+        let line = line.clone();
+        async move {
+            let rest = rest?;
+            line.moved();
+            match take(&rest) {
+                Ok((piece, more)) => Some((Ok(piece), more.then_some(rest))),
+                Err(error) => Some((Err(error), None)),
+            }
+        }
+    });
+    // Some ask again after the end.
+    Body::from_stream(pieces.fuse())
+}
+
+/// Looks now and then whether the reader took anything; of one that did not, what waits is let go.
+async fn watch(rest: Weak<Mutex<Option<Left>>>, line: Line, stall: Duration) {
     let mut before = 0;
     loop {
+        let moves = line.moves();
         tokio::time::sleep(stall).await;
         let Some(rest) = rest.upgrade() else { return };
         let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,52 +144,162 @@ async fn watch(rest: Weak<Mutex<Option<Rest>>>, hangup: Hangup, stall: Duration)
             Some(left) if left.taken > before => before = left.taken,
             Some(_) => {
                 *rest = None;
-                hangup.now();
+                line.hang_up_unless_moved(moves);
                 return;
             }
         }
     }
 }
 
-/// A part of a stream, and its share.
-pub type Part = (Bytes, Share);
+/// Where the parts of a stream are put in; the other end is the body that gives them out.
+pub struct Parts {
+    sender: mpsc::Sender<Rest>,
+    /// Those that may not have been taken yet.
+    out: Mutex<Vec<Weak<Mutex<Option<Left>>>>>,
+    /// Pieces that were taken.
+    taken: Arc<AtomicU64>,
+    line: Line,
+}
 
-/// A stream of parts; each is let go once it was taken whole.
-pub fn parts(received: mpsc::Receiver<Part>) -> Body {
-    let pieces = stream::unfold((received, None::<Part>), |(mut received, left)| async move {
-        let (mut bytes, share) = match left {
-            Some(part) => part,
-            None => received.recv().await?,
-        };
-        let piece = bytes.split_to(bytes.len().min(PIECE_BYTES_MAX));
-        let left = (!bytes.is_empty()).then_some((bytes, share));
-        Some((Ok::<_, std::convert::Infallible>(piece), (received, left)))
-    });
-    Body::from_stream(pieces)
+/// The reader is gone, or takes nothing.
+pub struct Stalled;
+
+impl Parts {
+    /// The two ends.
+    pub fn new(line: &Line) -> (Self, Body) {
+        let (sender, received) = mpsc::channel::<Rest>(1);
+        let taken = Arc::new(AtomicU64::new(0));
+        let (counter, busy) = (taken.clone(), line.busy());
+        let pieces = stream::unfold((received, None::<Rest>, busy), move |(mut received, left, busy)| {
+            let counter = counter.clone();
+            async move {
+                let rest = match left {
+                    Some(rest) => rest,
+                    None => received.recv().await?,
+                };
+                counter.fetch_add(1, Ordering::Relaxed);
+                busy.0.moved();
+                let (piece, left) = match take(&rest) {
+                    Ok((piece, more)) => (Ok(piece), more.then_some(rest)),
+                    Err(error) => (Err(error), None),
+                };
+                Some((piece, (received, left, busy)))
+            }
+        });
+        (Self { sender, out: Mutex::default(), taken, line: line.clone() }, Body::from_stream(pieces.fuse()))
+    }
+
+    /// Hands a part over, as long as the reader takes something within every `stall`.
+    pub async fn send(&self, bytes: Bytes, share: Share, stall: Duration) -> Result<(), Stalled> {
+        let rest = rest(bytes, share);
+        {
+            let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+            out.retain(|rest| rest.strong_count() > 0);
+            out.push(Arc::downgrade(&rest));
+        }
+        let mut sending = std::pin::pin!(self.sender.send(rest));
+        loop {
+            let (taken, moves) = (self.taken.load(Ordering::Relaxed), self.line.moves());
+            tokio::select! {
+                sent = &mut sending => return sent.map_err(|_| Stalled),
+                () = tokio::time::sleep(stall) => {}
+            }
+            if self.taken.load(Ordering::Relaxed) == taken {
+                self.let_go();
+                self.line.hang_up_unless_moved(moves);
+                return Err(Stalled);
+            }
+        }
+    }
+
+    /// Completes once the reader is gone.
+    pub async fn closed(&self) {
+        self.sender.closed().await;
+    }
+
+    fn let_go(&self) {
+        for rest in self.out.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade) {
+            *rest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::memory::Memory;
     use super::*;
-    use futures_util::StreamExt;
+
+    const STALL: Duration = Duration::from_secs(30);
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_who_takes_nothing_is_cut_off_and_gives_its_memory_back() {
-        let memory = Memory::new("answers", 1 << 20, 0);
-        let hangup = Hangup::default();
-        let body = |share| whole(vec![b'x'; 300 << 10].into(), share, hangup.clone(), Duration::from_secs(30));
+        let memory = Memory::new("answers", 1 << 20, 1 << 20);
+        let line = Line::default();
+        let body = |share| whole(vec![b'x'; 300 << 10].into(), share, line.clone(), STALL);
         let mut share = memory.share(None);
         share.grow(1 << 20).unwrap();
         let mut pieces = body(share).into_data_stream();
         assert_eq!(pieces.next().await.unwrap().unwrap().len(), 64 << 10);
         assert!(memory.share(None).grow(1).is_err());
-        hangup.asked().await; // time passes by itself here
+        line.ended(Duration::from_secs(3600)).await; // time passes by itself here
         memory.share(None).grow(1 << 20).unwrap();
         assert!(pieces.next().await.unwrap().is_err(), "it is told that it did not get everything");
+        assert!(pieces.next().await.is_none() && pieces.next().await.is_none(), "it may be asked on");
 
         let whole = body(memory.share(None)).into_data_stream();
         let bytes = whole.fold(0, |sum, piece| async move { sum + piece.unwrap().len() }).await;
         assert_eq!(bytes, 300 << 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_stands_still_ends_alone_while_others_of_its_connection_move() {
+        let memory = Memory::new("answers", 1 << 20, 1 << 20);
+        let line = Line::default();
+        let (parts, body) = Parts::new(&line);
+        let part = || async {
+            let mut share = memory.share(None);
+            share.grow(100).unwrap();
+            parts.send(vec![b'x'; 100].into(), share, STALL).await
+        };
+        assert!(part().await.is_ok());
+        let moving = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(7)).await;
+                line.moved();
+            }
+        };
+        tokio::select! {
+            sent = part() => assert!(sent.is_err()),
+            () = moving => {}
+        }
+        memory.share(None).grow(1 << 20).unwrap();
+        assert!(body.into_data_stream().next().await.unwrap().is_err());
+        // One that is slow, but takes a piece now and then, is waited for.
+        let (parts, body) = Parts::new(&line);
+        let slow = async {
+            let mut pieces = body.into_data_stream();
+            let mut bytes = 0;
+            while let Some(piece) = pieces.next().await {
+                bytes += piece.unwrap().len();
+                tokio::time::sleep(Duration::from_secs(20)).await;
+            }
+            bytes
+        };
+        let sending = async {
+            for _ in 0..3 {
+                assert!(parts.send(vec![b'x'; 1 << 20].into(), memory.share(None), STALL).await.is_ok());
+            }
+            drop(parts);
+        };
+        assert_eq!(tokio::join!(slow, sending).0, 3 << 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_asks_nothing_ends_and_one_with_a_feed_does_not() {
+        let (line, idle) = (Line::default(), Duration::from_secs(60));
+        let busy = line.busy();
+        assert!(tokio::time::timeout(Duration::from_secs(600), line.ended(idle)).await.is_err());
+        drop(busy);
+        assert!(tokio::time::timeout(Duration::from_secs(600), line.ended(idle)).await.is_ok());
     }
 }

@@ -6,11 +6,14 @@ use super::problem::{Refusal, refuse};
 use super::request;
 use super::routes::Context;
 use crate::access::{Caller, Right};
+use crate::id::DatabaseName;
 use crate::problem::{Problem, ProblemKind};
 use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderMap, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use futures_util::StreamExt;
+use std::time::Duration;
 
 /// What a route needs of its caller, where keys are configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,10 @@ pub enum Needs {
 /// The parameter that carries a token where a browser's EventSource cannot send a header.
 const TOKEN_PARAMETER: &str = "access_token";
 
+/// How much of a refused request's body is let in, and for how long.
+const DRAIN_BYTES_MAX: usize = 64 << 10;
+const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);
+
 /// Lets a request through with its [`Caller`] beside it, or refuses.
 pub async fn guard(
     State((context, needs, feed)): State<(Context, Needs, bool)>,
@@ -39,12 +46,14 @@ pub async fn guard(
     let caller = match (found, needs) {
         (Ok(caller), _) => Some(caller),
         (Err(_), Needs::Nothing) => None,
-        (Err(problem), _) => return refuse(&context.gateway, problem.into()),
+        (Err(problem), _) => return turn_away(&context, problem.into(), request).await,
+    };
+    let db = match caller.as_ref().map(|caller| check(caller, needs, &params)) {
+        Some(Err(refusal)) => return turn_away(&context, refusal, request).await,
+        Some(Ok(db)) => db,
+        None => None,
     };
     if let Some(caller) = caller {
-        if let Err(refusal) = check(&caller, needs, &params) {
-            return refuse(&context.gateway, refusal);
-        }
         request.extensions_mut().insert(caller);
     }
     if feed {
@@ -52,22 +61,46 @@ pub async fn guard(
         let bare = without_token(request.uri());
         *request.uri_mut() = bare;
     }
-    next.run(request).await
+    let mut response = next.run(request).await;
+    if let Some(db) = db {
+        // Whose answer it is, for who keeps the memory of answers.
+        response.extensions_mut().insert(db);
+    }
+    response
 }
 
-fn check(caller: &Caller, needs: Needs, params: &RawPathParams) -> Result<(), Refusal> {
-    let (allowed, what, right) = match needs {
-        Needs::Nothing | Needs::Caller => return Ok(()),
-        Needs::Everywhere(right) => (caller.may_everywhere(right), "*".to_owned(), right),
+/// Refuses; a body that is on its way already is let in and forgotten, as far as it is short: on HTTP/2 some clients take an
+/// answer before it for a broken stream.
+async fn turn_away(context: &Context, refusal: Refusal, request: Request) -> Response {
+    let mut rest = request.into_body().into_data_stream();
+    let drain = async {
+        let mut bytes = 0;
+        while let Some(Ok(piece)) = rest.next().await {
+            bytes += piece.len();
+            if bytes > DRAIN_BYTES_MAX {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN_TIME_MAX, drain).await;
+    refuse(&context.gateway, refusal)
+}
+
+/// The database concerned, where it is one, and the caller may.
+fn check(caller: &Caller, needs: Needs, params: &RawPathParams) -> Result<Option<DatabaseName>, Refusal> {
+    let (allowed, db, right) = match needs {
+        Needs::Nothing | Needs::Caller => return Ok(None),
+        Needs::Everywhere(right) => (caller.may_everywhere(right), None, right),
         Needs::Database(right) => {
             let name = params.iter().find_map(|(name, value)| (name == "db").then_some(value)).unwrap_or("");
             let db = request::database_name(name)?;
-            (caller.may(&db, right), db.to_string(), right)
+            (caller.may(&db, right), Some(db), right)
         }
     };
     if allowed {
-        return Ok(());
+        return Ok(db);
     }
+    let what = db.as_ref().map_or("*", DatabaseName::as_str);
     let detail = format!("this needs the right {} on {what}, and the token does not give it", right.as_str());
     Err(Problem::new(ProblemKind::Forbidden, detail).into())
 }
@@ -80,7 +113,11 @@ fn identify(context: &Context, headers: &HeaderMap, uri: &Uri, feed: bool) -> Re
     }
     let missing = |detail: &str| Problem::new(ProblemKind::Unauthenticated, detail);
     let now = context.gateway.clock.now();
-    if let Some(value) = headers.get(header::AUTHORIZATION) {
+    let mut shown = headers.get_all(header::AUTHORIZATION).iter();
+    if let Some(value) = shown.next() {
+        if shown.next().is_some() {
+            return Err(missing("there are several Authorization headers"));
+        }
         let value = value.to_str().map_err(|_| missing("the Authorization header is not text"))?;
         let token = value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
         return access.check(token.ok_or_else(|| missing("the Authorization header is `Bearer` and a token"))?, now);
@@ -96,7 +133,7 @@ fn identify(context: &Context, headers: &HeaderMap, uri: &Uri, feed: bool) -> Re
 
 /// The same address without the token.
 fn without_token(uri: &Uri) -> Uri {
-    let Some(query) = uri.query().filter(|query| query.contains(TOKEN_PARAMETER)) else { return uri.clone() };
+    let Some(query) = uri.query() else { return uri.clone() };
     let named = |pair: &&str| form_urlencoded::parse(pair.as_bytes()).next().is_none_or(|(name, _)| name != TOKEN_PARAMETER);
     let kept: Vec<&str> = query.split('&').filter(named).collect();
     let path = if kept.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), kept.join("&")) };
@@ -113,6 +150,7 @@ mod tests {
             ("/v1/dbs/a/changes?access_token=x", "/v1/dbs/a/changes"),
             ("/v1/dbs/a/changes?feed=sse&access_token=x&body=true", "/v1/dbs/a/changes?feed=sse&body=true"),
             ("/v1/dbs/a/changes?access%5ftoken=x&access_token=y&docs=a%26b", "/v1/dbs/a/changes?docs=a%26b"),
+            ("/v1/dbs/a/changes?access%5ftoken=x", "/v1/dbs/a/changes"),
             ("/v1/dbs/a/changes?docs=access_token", "/v1/dbs/a/changes?docs=access_token"),
         ] {
             assert_eq!(without_token(&given.parse().unwrap()).to_string(), left);

@@ -10,6 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Jobs that wait this long without any being done mean that nothing moves.
 const STUCK_AFTER: Duration = Duration::from_secs(20);
@@ -19,14 +20,25 @@ pub async fn live() -> &'static str {
     "ok\n"
 }
 
-/// Ready: not stopping, Postgres answers with the schema this gateway was built for, and what the other regions held when
-/// it began is here. Asked of Postgres each time,
-/// since a process that compares itself with its own cache looks well while it is frozen.
-pub async fn ready(State(context): State<Context>, caller: Option<Extension<Caller>>) -> Response {
+/// What was last found, and when: whoever asks meanwhile is told the same, so that asking costs Postgres nothing.
+#[derive(Default)]
+pub struct Readiness(tokio::sync::Mutex<Option<(Instant, Option<String>)>>);
+
+/// How long that holds.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// Why not, if so: Postgres answers with the schema this gateway was built for, and what the other regions held when it began is
+/// here. Asked of Postgres, since a process that compares itself with its own cache looks well while it is frozen.
+async fn unready(context: &Context) -> Option<String> {
     let gateway = &context.gateway;
-    let why = if gateway.lifecycle.phase() > Phase::Running {
-        Some("stopping".to_owned())
-    } else {
+    if gateway.lifecycle.phase() > Phase::Running {
+        return Some("stopping".into());
+    }
+    let mut last = context.readiness.0.lock().await;
+    if let Some((_, why)) = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+        return why.clone();
+    }
+    let why = {
         let checked = tokio::time::timeout(Duration::from_secs(3), gateway.store.check()).await;
         match checked {
             Ok(Ok(())) => {
@@ -37,7 +49,12 @@ pub async fn ready(State(context): State<Context>, caller: Option<Extension<Call
             Err(_) => Some("Postgres does not answer".into()),
         }
     };
-    match why {
+    *last = Some((Instant::now(), why.clone()));
+    why
+}
+
+pub async fn ready(State(context): State<Context>, caller: Option<Extension<Caller>>) -> Response {
+    match unready(&context).await {
         None => "ready\n".into_response(),
         Some(why) => {
             // The reason may name databases and regions: it is for those who may read the status too.
@@ -58,7 +75,7 @@ pub async fn metrics(State(context): State<Context>) -> Response {
     metrics.events.set(sum(|queue| queue.events.load(Ordering::Relaxed)));
     metrics.queue_ops.set(sum(|queue| queue.ops() as u64));
     metrics.queue_bytes.set(sum(|queue| queue.bytes() as u64));
-    metrics.subscribers.set(context.subscribers.load(Ordering::Relaxed) as i64);
+    metrics.subscribers.set(context.seats.held() as i64);
     let heads: Vec<_> = databases.iter().map(|database| (database.name.clone(), database.known())).collect();
     gateway.relay.measure(metrics, &gateway.config, gateway.clock.now(), &heads);
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text()).into_response()

@@ -1,5 +1,5 @@
-//! How much memory requests and answers may hold: so many bytes for the process, and for one database no more than half of
-//! them, so that a flood on one leaves room for its neighbours.
+//! What requests, answers and feeds may hold: so many bytes, or seats, for the process, and for one database no more than a part
+//! of them, so that a flood on one leaves room for its neighbours.
 
 use crate::id::DatabaseName;
 use crate::problem::{Problem, ProblemKind};
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// So many bytes for everybody together.
+/// So many bytes (or seats) for everybody together.
 pub struct Memory {
     all: Arc<Semaphore>,
     bytes_max: usize,
@@ -17,10 +17,14 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// `what` is held, for messages; one database may hold half, yet never less than `least` bytes, what one request needs.
-    pub fn new(what: &'static str, bytes_max: usize, least: usize) -> Self {
-        let each_bytes_max = (bytes_max / 2).max(least).min(bytes_max);
+    /// `what` is held, for messages; one database holds at most `each_bytes_max`.
+    pub fn new(what: &'static str, bytes_max: usize, each_bytes_max: usize) -> Self {
         Self { all: Arc::new(Semaphore::new(bytes_max)), bytes_max, each_bytes_max, each: Mutex::default(), what }
+    }
+
+    /// What is held now.
+    pub fn held(&self) -> usize {
+        self.bytes_max - self.all.available_permits()
     }
 
     /// A share that holds nothing yet; of a database, or of what concerns none.
@@ -55,12 +59,24 @@ impl Share {
     /// # Errors
     /// `overloaded` where there is none.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
-        let wanted = self.permits(bytes);
-        let full = || Problem::new(ProblemKind::Overloaded, format!("{} fill their limit; try again", self.what));
+        let wanted = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let full = || {
+            let detail = format!("{} fill their limit, {} of one database; try again", self.what, self.bytes_max);
+            Problem::new(ProblemKind::Overloaded, detail)
+        };
         let more: Result<Vec<_>, Problem> =
             self.from.iter().map(|from| from.clone().try_acquire_many_owned(wanted).map_err(|_| full())).collect();
         self.keep(more?);
         Ok(())
+    }
+
+    /// Takes more, but no more than there is altogether: what is larger than that goes alone.
+    ///
+    /// # Errors
+    /// `overloaded` where there is no room for it now.
+    pub fn grow_at_most(&mut self, bytes: usize) -> Result<(), Problem> {
+        let held = self.held.first().map_or(0, OwnedSemaphorePermit::num_permits);
+        self.grow(bytes.min(self.bytes_max.saturating_sub(held)))
     }
 
     /// Takes so many bytes as soon as there is room. What is larger than all there is takes all there is.
@@ -102,7 +118,7 @@ mod tests {
 
     #[test]
     fn one_database_leaves_the_others_half() {
-        let memory = Memory::new("bodies", 100, 10);
+        let memory = Memory::new("bodies", 100, 50);
         let (a, b) = (DatabaseName::new("a").unwrap(), DatabaseName::new("b").unwrap());
         let mut first = memory.share(Some(&a));
         first.grow(30).unwrap();
@@ -118,11 +134,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_larger_than_the_limit_takes_all_of_it_and_no_more() {
-        let memory = Memory::new("answers", 100, 10);
+        let memory = Memory::new("answers", 100, 50);
         let a = DatabaseName::new("a").unwrap();
         let all = memory.share(Some(&a)).wait(1_000).await;
         assert!(memory.share(Some(&a)).grow(1).is_err());
         drop(all);
+        assert!(memory.share(Some(&a)).grow(51).is_err(), "what never fits is refused");
+        memory.share(Some(&a)).grow_at_most(1_000).unwrap();
         let rest = memory.share(Some(&a)).wait(40).await.shrink(10);
         memory.share(Some(&a)).grow(40).unwrap();
         assert!(memory.share(Some(&a)).wait(50).now_or_never().is_none());

@@ -17,7 +17,7 @@ pub mod tls;
 use crate::error::{Error, Kind, Result};
 use crate::gateway::Gateway;
 use crate::lifecycle::{Lifecycle, Phase};
-use answer::Hangup;
+use answer::Line;
 use axum::Router;
 use axum::http::Request;
 use hyper::body::Incoming;
@@ -91,6 +91,9 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, tls: Option<Arc
     clean
 }
 
+/// A connection on which nothing is asked or taken for one to two of these is closed.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// What every connection is served with.
 struct Server {
     router: Router,
@@ -119,17 +122,22 @@ impl Server {
     }
 
     async fn talk(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, watcher: Watcher) {
-        let hangup = Hangup::default();
-        let (router, handle) = (self.router.clone(), hangup.clone());
+        let line = Line::default();
+        let (router, asked) = (self.router.clone(), line.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(handle.clone());
-            TowerToHyperService::new(router.clone()).call(request)
+            request.extensions_mut().insert(asked.clone());
+            let (busy, answer) = (asked.busy(), TowerToHyperService::new(router.clone()).call(request));
+            async move {
+                let answer = answer.await;
+                drop(busy);
+                answer
+            }
         });
         let io = TokioIo::new(Stalling::new(stream, self.silence, self.stall));
         let connection = watcher.watch(self.protocols.serve_connection(io, service).into_owned());
         tokio::select! {
             _ = connection => {}
-            () = hangup.asked() => {}
+            () = line.ended(IDLE) => {}
         }
     }
 }

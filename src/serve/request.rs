@@ -10,7 +10,7 @@ use crate::ingest::batch::{Reader, WAIT_MS_MAX};
 use crate::problem::{Problem, ProblemKind};
 use crate::token::Session;
 use axum::body::Body;
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, Uri, Version, header};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use std::io::Read;
@@ -31,9 +31,30 @@ const TIMEOUT_MS_MAX: u64 = 60_000;
 pub struct Held {
     pub bytes: Bytes,
     /// Given back when the request ends.
-    #[allow(dead_code)]
     share: Share,
 }
+
+impl Held {
+    /// Books what the body will be as values beside its text, many times its size at worst. What is larger than all there is
+    /// goes alone.
+    ///
+    /// # Errors
+    /// `overloaded` where there is no room now, `too-many` where no body may hold so much.
+    pub fn book_values(&mut self) -> Result<(), Problem> {
+        let values = self.bytes.iter().filter(|byte| matches!(byte, b',' | b':' | b'[' | b'{')).count();
+        if values > VALUES_MAX {
+            let detail = format!("the body holds about {values} values, and {VALUES_MAX} are the most; send it in parts");
+            return Err(Problem::new(ProblemKind::TooMany, detail).over(VALUES_MAX as u64, values as u64));
+        }
+        self.share.grow_at_most(values * VALUE_BYTES)
+    }
+}
+
+/// About what a value takes once it is read: its place, a name, a part of what is made of it.
+const VALUE_BYTES: usize = 48;
+
+/// Values of one body.
+const VALUES_MAX: usize = 8_000_000;
 
 /// Reads a whole JSON body, inflating it where it is compressed.
 pub async fn body(context: &Context, db: Option<&DatabaseName>, headers: &HeaderMap, body: Body) -> Result<Held, Refusal> {
@@ -264,12 +285,15 @@ pub fn not_ahead(gateway: &Gateway, database: &Database, stamp: Stamp, what: &st
 }
 
 /// What a proxy adds: without keys it would make everybody it serves an admin.
-const FORWARDED: [&str; 3] = ["forwarded", "x-forwarded-for", "via"];
+const FORWARDED: [&str; 4] = ["forwarded", "via", "x-real-ip", "cf-connecting-ip"];
 
 /// Without keys only a loopback name will do: a page of another site, rebound to this address, has its own. And nobody may
 /// ask for others.
-pub fn check_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
-    if let Some(name) = FORWARDED.iter().find(|name| headers.contains_key(**name)) {
+pub fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    let by_proxy = |name: &&str| FORWARDED.contains(name) || name.starts_with("x-forwarded-");
+    // Some proxies add nothing, and speak HTTP/1.0, as no client does any more.
+    let old = (version <= Version::HTTP_10).then_some("HTTP/1.0");
+    if let Some(name) = headers.keys().map(|name| name.as_str()).find(by_proxy).or(old) {
         let detail =
             format!("the request came through a proxy ({name}), and without keys everybody behind it would be admin: configure keys");
         return Err(Problem::new(ProblemKind::Host, detail));
@@ -309,7 +333,7 @@ mod tests {
         let check = |host: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, host.parse().unwrap());
-            check_host(&Uri::from_static("/x"), &headers).is_ok()
+            check_host(Version::HTTP_11, &Uri::from_static("/x"), &headers).is_ok()
         };
         for good in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.3.2.1:80", "[::1]:8080", "app.localhost:1"] {
             assert!(check(good), "{good}");
@@ -317,10 +341,13 @@ mod tests {
         for bad in ["evil.example", "localhost.evil.example", "10.0.0.1", "127.0.0.1.evil.example", "[::2]", "", "evil:80:localhost"] {
             assert!(!check(bad), "{bad}");
         }
-        assert!(check_host(&Uri::from_static("/x"), &HeaderMap::new()).is_err());
+        assert!(check_host(Version::HTTP_11, &Uri::from_static("/x"), &HeaderMap::new()).is_err());
         let forwarded =
             [(header::HOST, "localhost"), (header::FORWARDED, "for=10.0.0.1")].map(|(name, value)| (name, value.parse().unwrap()));
-        assert!(check_host(&Uri::from_static("/x"), &HeaderMap::from_iter(forwarded)).is_err());
+        assert!(check_host(Version::HTTP_11, &Uri::from_static("/x"), &HeaderMap::from_iter(forwarded)).is_err());
+        let host = || HeaderMap::from_iter([(header::HOST, "localhost".parse().unwrap())]);
+        assert!(check_host(Version::HTTP_2, &Uri::from_static("/x"), &host()).is_ok());
+        assert!(check_host(Version::HTTP_10, &Uri::from_static("/x"), &host()).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Every address, grouped by who calls it: what it needs of its caller, who answers, and how it is described.
 
-use super::answer::{self, Hangup, SMALL_BYTES_MAX};
+use super::answer::{self, Line, SMALL_BYTES_MAX};
 use super::api::{changes, conflicts, databases, docs, documents, history, journal, ops, regions, status};
 use super::guard::{Needs, guard};
 use super::memory::Memory;
@@ -19,7 +19,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post, put};
 use axum::{Extension, Router};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{Predicate, SizeAbove};
@@ -33,7 +32,8 @@ pub struct Context {
     /// Bytes of large answers and of streams' parts that their readers have not taken yet.
     pub answers: Arc<Memory>,
     /// Live feeds.
-    pub subscribers: Arc<AtomicUsize>,
+    pub seats: Arc<Memory>,
+    pub readiness: Arc<health::Readiness>,
 }
 
 /// The routes as they are put together, each with its description.
@@ -62,14 +62,13 @@ impl Table {
 
 pub fn router(gateway: Arc<Gateway>) -> Router {
     let limits = &gateway.config.limits;
+    // One database takes half, yet what one request needs; of the seats more, since most regions have one large database.
+    let body = (limits.bodies_bytes_max / 2).max(limits.body_bytes_max + limits.body_inflated_bytes_max);
     let context = Context {
-        bodies: Arc::new(Memory::new(
-            "the bodies of requests in flight",
-            limits.bodies_bytes_max,
-            limits.body_bytes_max + limits.body_inflated_bytes_max,
-        )),
-        answers: Arc::new(Memory::new("the answers that are being read", limits.answers_bytes_max, 0)),
-        subscribers: Arc::new(AtomicUsize::new(0)),
+        bodies: Arc::new(Memory::new("the bodies of requests in flight", limits.bodies_bytes_max, body)),
+        answers: Arc::new(Memory::new("the answers that are being read", limits.answers_bytes_max, limits.answers_bytes_max / 2)),
+        seats: Arc::new(Memory::new("live feeds", limits.subscribers_max, (limits.subscribers_max * 5).div_ceil(6))),
+        readiness: Arc::default(),
         gateway: gateway.clone(),
     };
     let mut table = Table { context: context.clone(), router: Router::new(), document: Document::default() };
@@ -78,7 +77,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
     operators(&mut table);
     table.add("/openapi.json", Needs::Nothing, get(docs::document), docs::describe_document());
     table.add("/docs", Needs::Nothing, get(docs::page), docs::describe_page());
-    let document: Arc<str> = table.document.json().into();
+    let document = table.document.json();
     let router = table
         .router
         .fallback(missing)
@@ -86,7 +85,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .layer(from_fn_with_state(context.clone(), hold))
         .layer(CompressionLayer::new().gzip(true).zstd(true).compress_when(SizeAbove::new(1024).and(may_transform)))
         .layer(from_fn_with_state(context.clone(), door))
-        .layer(Extension(docs::Text(document)))
+        .layer(Extension(docs::Text::new(document)))
         .with_state(context);
     match browser::layer(&gateway.config.http.cors_origins) {
         Some(cors) => router.layer(cors),
@@ -133,7 +132,7 @@ fn may_transform(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions)
 /// What holds for every request.
 async fn door(State(context): State<Context>, request: Request, next: Next) -> Response {
     if context.gateway.access.is_open()
-        && let Err(problem) = request::check_host(request.uri(), request.headers())
+        && let Err(problem) = request::check_host(request.version(), request.uri(), request.headers())
     {
         return refuse(&context.gateway, problem.into());
     }
@@ -144,18 +143,27 @@ async fn door(State(context): State<Context>, request: Request, next: Next) -> R
     let headers = response.headers_mut();
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if response.status() == StatusCode::NOT_MODIFIED {
+        // It would say how long the document is, and that it is empty.
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
     response
 }
 
-/// Large answers take their share of the memory for answers until they are read.
+/// What every request of it gets; nobody's memory is taken for it.
+#[derive(Clone)]
+pub struct Shared;
+
+/// Answers take their share of the memory for answers until they are read.
 async fn hold(State(context): State<Context>, request: Request, next: Next) -> Response {
-    let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
-    let db = request.uri().path().strip_prefix("/v1/dbs/").and_then(|rest| rest.split('/').next());
-    let db = db.and_then(|name| DatabaseName::new(name).ok());
+    let line = request.extensions().get::<Line>().cloned().unwrap_or_default();
     let response = next.run(request).await;
     let Some(size) = response.body().size_hint().exact().filter(|size| *size > SMALL_BYTES_MAX) else { return response };
-    let mut share = context.answers.share(db.as_ref());
-    if let Err(problem) = share.grow(size as usize) {
+    if response.extensions().get::<Shared>().is_some() {
+        return response;
+    }
+    let mut share = context.answers.share(response.extensions().get::<DatabaseName>());
+    if let Err(problem) = share.grow(usize::try_from(size).unwrap_or(usize::MAX)) {
         return refuse(&context.gateway, problem.into());
     }
     let (mut parts, body) = response.into_parts();
@@ -163,12 +171,13 @@ async fn hold(State(context): State<Context>, request: Request, next: Next) -> R
     let bytes = to_bytes(body, usize::MAX).await.unwrap_or_default();
     parts.headers.insert(header::CONTENT_LENGTH, bytes.len().into());
     let stall = Duration::from_millis(context.gateway.config.limits.subscriber_stall_ms_max);
-    let body: Body = answer::whole(bytes, share, hangup, stall);
+    let body: Body = answer::whole(bytes, share, line, stall);
     Response::from_parts(parts, body)
 }
 
 async fn missing(request: Request) -> Response {
-    respond(&Problem::new(ProblemKind::NotFound, format!("there is nothing at {}", request.uri().path())))
+    let path: String = request.uri().path().chars().take(100).collect();
+    respond(&Problem::new(ProblemKind::NotFound, format!("there is nothing at {path}; /docs shows every address")))
 }
 
 async fn wrong_method(request: Request) -> Response {
@@ -183,6 +192,7 @@ impl Context {
 }
 
 /// A JSON answer.
-pub fn json(body: String) -> Response {
+pub fn json(mut body: String) -> Response {
+    body.push('\n'); // for who reads it in a terminal
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }

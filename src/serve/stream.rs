@@ -3,49 +3,38 @@
 //! It ends when its reader goes or takes nothing, when its token ends, and when the gateway stops; in each case the reader comes
 //! again with the last cursor it was given and misses nothing.
 
-use super::answer::{self, Hangup, Part};
-use super::memory::Memory;
+use super::answer::{Line, Parts};
+use super::memory::{Memory, Share};
 use super::problem::Answer;
 use super::routes::Context;
 use crate::access::Caller;
 use crate::gateway::{Database, Gateway};
 use crate::lifecycle::Phase;
-use crate::problem::{Problem, ProblemKind};
+use crate::problem::Problem;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::IntoResponse;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-/// How often a stream that has nothing to say says so.
-pub const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often a stream tells how it stands, whatever else it says.
+const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// What a page may hold in memory while it is made, bytes: its rows, and their text.
-const PAGE_BYTES: usize = 32 << 20;
+/// Parts up to this size take no share: what a reader at the head is told must not queue behind what others do not take.
+const SMALL_BYTES_MAX: usize = 16 << 10;
 
-/// Counts a live feed while it lives.
-pub struct Seat(Arc<AtomicUsize>);
-
-impl Seat {
-    /// # Errors
-    /// `overloaded` where all are taken.
-    pub fn take(context: &Context) -> Result<Self, Problem> {
-        let seat = Self(context.subscribers.clone());
-        let most = context.gateway.config.limits.subscribers_max;
-        if seat.0.fetch_add(1, Ordering::Relaxed) >= most {
-            let problem = Problem::new(ProblemKind::Overloaded, format!("{most} live feeds are the limit of this process"));
-            return Err(problem.over(most as u64, most as u64 + 1));
-        }
-        Ok(seat)
-    }
+pub fn heartbeats() -> Interval {
+    let mut beats = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    beats
 }
 
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+/// A live feed's place among all of them, and among those of its database.
+pub fn seat(context: &Context, database: &Database) -> Result<Share, Problem> {
+    let mut seat = context.seats.share(Some(&database.name));
+    seat.grow(1)?;
+    Ok(seat)
 }
 
 /// The reader went away, was too slow, or the gateway stops.
@@ -53,44 +42,39 @@ pub struct Ended;
 
 /// Where a feed's parts go.
 pub struct Outlet {
-    parts: mpsc::Sender<Part>,
+    parts: Parts,
     answers: Arc<Memory>,
-    pub gateway: Arc<Gateway>,
+    gateway: Arc<Gateway>,
     database: Arc<Database>,
-    hangup: Hangup,
 }
 
-/// Room for a page that is being made.
-pub struct Room(super::memory::Share);
-
 impl Outlet {
-    /// Waits until there is room to make a page.
-    pub async fn room(&self) -> Result<Room, Ended> {
+    /// Waits for room in the memory for answers, as long as the reader is there: that there is none is not its fault.
+    pub async fn room(&self, bytes: usize) -> Result<Share, Ended> {
         let share = self.answers.share(Some(&self.database.name));
-        self.within(async { Some(Room(share.wait(PAGE_BYTES).await)) }).await
+        if bytes <= SMALL_BYTES_MAX {
+            return Ok(share);
+        }
+        tokio::select! {
+            share = share.wait(bytes) => Ok(share),
+            () = self.ended() => Err(Ended),
+        }
     }
 
     /// Hands a part to the reader; the room it was made in shrinks to what it holds.
-    pub async fn send(&self, part: String, room: Option<Room>) -> Result<(), Ended> {
-        let share = match room {
-            Some(Room(share)) => share.shrink(part.len()),
-            None => self.within(async { Some(self.answers.share(Some(&self.database.name)).wait(part.len()).await) }).await?,
-        };
-        self.within(async { self.parts.send((part.into(), share)).await.ok() }).await
-    }
-
-    /// As long as a reader may take nothing, and no longer.
-    async fn within<T>(&self, work: impl Future<Output = Option<T>>) -> Result<T, Ended> {
+    pub async fn send(&self, part: String, room: Share) -> Result<(), Ended> {
         let stall = Duration::from_millis(self.gateway.config.limits.subscriber_stall_ms_max);
+        let room = room.shrink(part.len());
         tokio::select! {
-            done = work => done.ok_or(Ended),
-            () = tokio::time::sleep(stall) => {
-                // Its connection may look well all the same: on HTTP/2 the stream alone stands still.
-                self.hangup.now();
-                Err(Ended)
-            }
+            sent = self.parts.send(part.into(), room, stall) => sent.map_err(|_| Ended),
             () = self.gateway.lifecycle.reached(Phase::Draining) => Err(Ended),
         }
+    }
+
+    /// A few words.
+    pub async fn say(&self, text: String) -> Result<(), Ended> {
+        let room = self.room(text.len()).await?;
+        self.send(text, room).await
     }
 
     /// Completes once the reader is gone or the gateway stops.
@@ -107,7 +91,7 @@ pub struct Opening<'a> {
     pub context: &'a Context,
     pub database: &'a Arc<Database>,
     pub caller: Caller,
-    pub hangup: Hangup,
+    pub line: Line,
     pub media_type: &'static str,
 }
 
@@ -118,23 +102,20 @@ impl Opening<'_> {
         F: Future<Output = Result<(), Ended>> + Send + 'static,
         L: FnOnce(&Problem) -> String + Send + 'static,
     {
-        let seat = Seat::take(self.context)?;
-        let (parts, received) = mpsc::channel(1);
+        let seat = seat(self.context, self.database)?;
+        let (parts, body) = Parts::new(&self.line);
         let (gateway, caller) = (self.context.gateway.clone(), self.caller);
-        let outlet = Arc::new(Outlet {
-            parts,
-            answers: self.context.answers.clone(),
-            gateway: gateway.clone(),
-            database: self.database.clone(),
-            hangup: self.hangup,
-        });
+        let (answers, database) = (self.context.answers.clone(), self.database.clone());
+        let outlet = Arc::new(Outlet { parts, answers, gateway: gateway.clone(), database });
         let feed = feed(outlet.clone());
         tokio::spawn(async move {
             let _seat = seat;
             tokio::select! {
                 _ = feed => {}
+                // Whatever it waits for: its seat is free at once.
+                () = outlet.ended() => {}
                 problem = gateway.access.ended(&caller, &gateway.clock) => {
-                    let _ = outlet.send(last(&problem), None).await;
+                    let _ = outlet.say(last(&problem)).await;
                 }
             }
         });
@@ -144,6 +125,6 @@ impl Opening<'_> {
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),
             (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
         ];
-        Ok((headers, answer::parts(received)).into_response())
+        Ok((headers, body).into_response())
     }
 }

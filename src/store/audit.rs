@@ -1,6 +1,7 @@
 //! What `verify` reads: everything, in one view, as a stream, as it is stored. It trusts no code of the pipeline but the
 //! reading of rows.
 
+use super::connection::describe;
 use super::{DatabaseId, Head, hints, sql};
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId, Region};
@@ -9,6 +10,7 @@ use crate::project::{Copied, Document, Folding, Keyframe, Place};
 use futures_util::StreamExt;
 use futures_util::stream::Fuse;
 use std::pin::Pin;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Row, RowStream};
 use uuid::Uuid;
@@ -122,6 +124,8 @@ impl Audit {
 }
 
 fn fail(error: tokio_postgres::Error) -> Error {
-    let detail = error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
-    Error::because(Kind::Unavailable, "reading everything", detail)
+    if error.code() == Some(&SqlState::UNDEFINED_TABLE) {
+        return Error::new(Kind::Conflict, "there is no schema here; run `tidegate migrate`");
+    }
+    Error::because(Kind::Unavailable, "reading everything", describe(&error))
 }

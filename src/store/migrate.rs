@@ -1,6 +1,7 @@
 //! Migrations, and the gate that keeps a gateway off a schema it was not built for.
 
 use crate::error::{Error, Kind, Result};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
 mod embedded {
@@ -20,7 +21,7 @@ pub fn wanted() -> i32 {
 /// `url` must be a direct connection: the lock is a session's.
 pub async fn migrate(url: &str, app_role: Option<&str>) -> Result<Vec<String>> {
     let doing = "migrating";
-    let fail = |error: tokio_postgres::Error| Error::because(Kind::Unavailable, doing, error);
+    let fail = |error: tokio_postgres::Error| failed(Kind::Unavailable, doing, error);
     let (mut client, connection) = tokio_postgres::connect(url, NoTls).await.map_err(fail)?;
     let connection = tokio::spawn(connection);
     let result = async {
@@ -32,8 +33,8 @@ pub async fn migrate(url: &str, app_role: Option<&str>) -> Result<Vec<String>> {
         {
             return Err(too_new(found));
         }
-        let report =
-            embedded::migrations::runner().run_async(&mut client).await.map_err(|error| Error::because(Kind::Internal, doing, error))?;
+        let report = embedded::migrations::runner().run_async(&mut client).await;
+        let report = report.map_err(|error| failed(Kind::Internal, doing, error))?;
         if let Some(role) = app_role {
             grant(&client, role).await?;
         }
@@ -71,6 +72,32 @@ pub async fn check(client: &Client) -> Result<()> {
     }
 }
 
+/// A failure of this kind, unless the role lacks the right: then it is for a person to give another.
+fn failed(kind: Kind, doing: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    if code(&error) == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+        return not_the_owner();
+    }
+    Error::because(kind, doing, error)
+}
+
+/// The schema is its owner's to change.
+pub fn not_the_owner() -> Error {
+    Error::new(Kind::Invalid, "this role may not change the schema; give --url (postgres.migrate_url) the owner of the tables")
+}
+
+/// What Postgres calls it, wherever in the chain it said so.
+fn code<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a SqlState> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let known = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
+        if known.is_some() {
+            return known;
+        }
+        cause = error.source();
+    }
+    None
+}
+
 fn too_new(found: i32) -> Error {
     Error::new(Kind::Conflict, format!("the schema is {found} and this gateway was built for {}; upgrade the gateway", wanted()))
 }
@@ -102,7 +129,7 @@ async fn show(client: &Client, setting: &str) -> Result<String> {
 
 /// SELECT and INSERT on events and nothing more; roles are cluster-wide, so none is made here.
 async fn grant(client: &Client, role: &str) -> Result<()> {
-    let fail = |error: tokio_postgres::Error| Error::because(Kind::Internal, "granting to the gateway's role", error);
+    let fail = |error: tokio_postgres::Error| failed(Kind::Internal, "granting to the gateway's role", error);
     let found = client.query_opt("select quote_ident(rolname) from pg_roles where rolname = $1", &[&role]).await.map_err(fail)?;
     let Some(row) = found else {
         return Err(Error::new(

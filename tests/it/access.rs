@@ -44,6 +44,8 @@ async fn without_a_token_nothing_is_told_but_health_and_how_to_use_it() {
     }
     let answer = eu.client.http.get(eu.client.path("")).send().await.unwrap();
     assert!(answer.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
+    let twice = admin.http.get(admin.path("")).header("authorization", "Bearer x").header("authorization", "Bearer y");
+    assert_eq!(twice.send().await.unwrap().status(), 401);
     assert_eq!(status(&admin, "GET", "/metrics").await.0, 200);
     eu.finish().await;
 }

@@ -115,6 +115,7 @@ async fn a_page_writes_and_follows_through_a_restart_and_misses_nothing() {
     assert_eq!(done["posted"].as_object().unwrap().len(), 40);
     assert!(done["opened"].as_u64() >= Some(2), "its stream was cut and came again: {done}");
     assert_eq!((&done["etag"], &done["notModified"]), (&json!("\"eu:1\""), &json!(304)), "{done}");
+    assert!(done["described"].as_u64() > Some(15), "packed as browsers like it: {done}");
     assert_eq!(done["shut"], json!("TypeError"), "a gateway that does not name the page's origin lets it read nothing: {done}");
     // Each op once, though the page could not know which of its requests had arrived.
     let journal = client(&keys.right("audit", "shop", "read")).journal("eu", 1000).await;

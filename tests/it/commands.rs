@@ -64,7 +64,9 @@ async fn a_person_writes_and_reads_documents() {
     let eu = World::alone().region("eu").await;
     let url = eu.client.url.as_str();
     let nowhere = at(url, &["put", "shop", "todos/milk", "{}"]).await;
-    assert!(nowhere.code == 3 && nowhere.err.contains("`tidegate put shop` makes the database"), "{nowhere:?}");
+    assert!(nowhere.code == 3 && nowhere.err.contains("`tidegate put shop` makes it"), "{nowhere:?}");
+    let nowhere = at(url, &["get", "shop"]).await;
+    assert!(nowhere.code == 3 && nowhere.err.contains("`tidegate put shop` makes it"), "{nowhere:?}");
     assert_eq!(at(url, &["put", "shop"]).await.out, "shop is there\n");
 
     let id = crate::support::client::id();
@@ -191,7 +193,8 @@ async fn changes_are_followed_through_a_restart_and_until_one_has_enough() {
     assert_eq!(follower.rows().iter().rfind(|row| row["doc"] == "a/3").unwrap()["body"], json!({"n": 3}));
     signal(follower.child.id().unwrap(), "INT");
     assert_eq!(tokio::time::timeout(PATIENCE, follower.child.wait()).await.unwrap().unwrap().code(), Some(0));
-    until("it says how to go on", || async { follower.err().contains("go on from here: tidegate changes shop --body --since ") }).await;
+    let next = format!("go on from here: tidegate changes shop --body --json --url {} --since ", gateway.client.url);
+    until("it says how to go on", || async { follower.err().contains(&next) }).await;
     assert_eq!(gateway.terminate().await, 0);
     crate::support::verify(&settings.owner).await;
 }
@@ -202,7 +205,7 @@ async fn a_follower_of_what_is_not_there_ends() {
     let said = at(&eu.client.url, &["changes", "nowhere", "--follow"]).await;
     assert!(said.code == 3 && said.err.contains("nowhere"), "{said:?}");
     let away = at("http://127.0.0.1:1", &["changes", "shop"]).await;
-    assert!(away.code == 5 && away.err.contains("is a gateway running there?"), "{away:?}");
+    assert!(away.code == 5 && away.err.contains("nobody listens at http://127.0.0.1:1 (connection refused)"), "{away:?}");
     eu.finish().await;
 }
 
@@ -378,22 +381,93 @@ async fn ready_tells_whether_the_gateway_of_this_configuration_is() {
     let secure = on_a_port(certificate.serve(World::alone().settings("eu").await));
     for settings in [plain, secure] {
         let before = run(&["ready"], &settings.values, "").await;
-        assert!(before.code == 5 && before.err.contains("is a gateway running there?"), "{before:?}");
+        assert!(before.code == 5 && before.err.contains("nobody listens at"), "{before:?}");
         let eu = Region::start(settings.clone()).await;
         until("it is ready", || async { run(&["ready"], &settings.values, "").await.code == 0 }).await;
         let (said, checks) = doctor(&settings).await;
         assert!(checks["http"]["found"].as_str().unwrap().contains("is ready"), "{said:?}");
         if settings.values.contains_key("TIDEGATE_HTTP_TLS_CERT_FILE") {
             assert!(checks["tls"]["found"].as_str().unwrap().contains("belong together, until "), "{said:?}");
-            let other = Certificate::new(&SUITE.dir()).serve(settings.clone());
-            let other = run(&["ready"], &other.values, "").await;
-            assert!(other.code == 5 && other.err.contains("not as the gateway of this configuration"), "{other:?}");
+            // Another certificate lies in the file, which the gateway has not read yet.
+            let renewed = Certificate::new(&SUITE.dir()).serve(settings.clone());
+            assert_eq!(run(&["ready"], &renewed.values, "").await.code, 0);
+            let (said, checks) = doctor(&renewed).await;
+            assert!(checks["http"]["found"].as_str().unwrap().contains("an older certificate than the file"), "{said:?}");
+            assert_eq!(checks["http"]["level"], "look");
+            let gone = settings.clone().with("HTTP_TLS_CERT_FILE", "/nowhere/cert.pem").with("ACCESS_SECRET_FILE", "/nowhere/secret");
+            let gone = run(&["ready"], &gone.values, "").await;
+            assert!(gone.code == 0 && gone.out == "ready\n", "{gone:?}");
+        } else {
+            let secure = certificate.serve(settings.clone());
+            let (said, checks) = doctor(&secure).await;
+            assert!(checks["http"]["found"].as_str().unwrap().contains("does not speak TLS"), "{said:?}");
         }
         eu.finish().await;
         assert_eq!(run(&["ready"], &settings.values, "").await.code, 5);
     }
-    let faulty = run(&["ready"], &Environment::new(), "").await;
+    let faulty = Environment::from([("TIDEGATE_HTTP_ADDRESS".to_owned(), "here".to_owned())]);
+    let faulty = run(&["ready"], &faulty, "").await;
     assert_eq!(faulty.code, 2, "{faulty:?}");
+}
+
+#[tokio::test]
+async fn a_variable_that_is_set_to_nothing_says_nothing() {
+    let eu = World::alone().region("eu").await;
+    let empty: Environment = ["URL", "TOKEN", "CA_FILE", "CONFIG"].map(|name| (format!("TIDEGATE_{name}"), String::new())).into();
+    let said = run(&["get", "--url", &eu.client.url], &empty, "").await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let help = run(&["get", "--help"], &empty, "").await;
+    assert!(help.out.contains("http://127.0.0.1:8080"), "{help:?}");
+    let mut configured = on_a_port(eu.settings.clone()).values;
+    configured.extend(empty);
+    let said = run(&["ready"], &configured, "").await;
+    assert!(said.code == 5 && said.err.contains("nobody listens at"), "{said:?}");
+    eu.finish().await;
+}
+
+#[tokio::test]
+async fn a_token_is_signed_by_one_key_that_a_gateway_takes() {
+    let dir = SUITE.dir();
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let nothing = Environment::new();
+    let (secret, public) = (path("secret"), path("public.pem"));
+    let key = Certificate::new(&dir).key.to_str().unwrap().to_owned();
+    assert_eq!(run(&["token", "--new-secret", &secret], &nothing, "").await.code, 0);
+    let again = run(&["token", "--new-secret", &secret], &nothing, "").await;
+    assert!(again.code == 4 && again.err.contains(&format!("make {secret}.new and move it over")), "{again:?}");
+    let pem = "MCowBQYDK2VwAyEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    std::fs::write(&public, format!("-----BEGIN PUBLIC KEY-----\n{pem}\n-----END PUBLIC KEY-----\n")).unwrap();
+    for (arguments, part) in [
+        (&["--secret-file", &public, "--db", "shop=read"][..], "PEM key and no secret"),
+        (&["--key-file", &public, "--db", "shop=read"], "no private key"),
+        (&["--key-file", &key, "--secret-file", &secret, "--db", "shop=read"], "one key"),
+        (&["--key-file", &key, "--db", "shop=read", "--db", "shop=write"], "shop twice"),
+    ] {
+        let said = run(&[&["token"][..], arguments].concat(), &nothing, "").await;
+        assert!(said.code == 2 && said.err.contains(part), "{arguments:?}: {said:?}");
+    }
+    // A secret of the gateway's own environment goes behind a key that is named.
+    let environment = Environment::from([("TIDEGATE_ACCESS_SECRET_FILE".to_owned(), secret)]);
+    let said = run(&["token", "--key-file", &key, "--db", "shop=read"], &environment, "").await;
+    assert_eq!(said.code, 0, "{said:?}");
+}
+
+#[tokio::test]
+async fn a_role_and_a_database_that_will_not_do_are_told_what_will() {
+    let world = World::alone();
+    let settings = world.settings("eu").await;
+    let (name, nothing) = (format!("{}_bare", world.name), Environment::new());
+    SUITE.postgres.execute("postgres", &format!("create database {name}")).await.unwrap();
+    let (app, bare) = (SUITE.postgres.gateway_url(&name), SUITE.postgres.owner_url(&name));
+    for (arguments, code, part) in [
+        (&["migrate", "--url", &app][..], 2, "this role may not change the schema"),
+        (&["migrate", "--url", "http://foo"], 2, "postgres://user:password@host/database"),
+        (&["rebuild", "documents", "--url", settings.url()], 2, "this role may not change the schema"),
+        (&["verify", "--url", &bare], 4, "run `tidegate migrate`"),
+    ] {
+        let said = run(arguments, &nothing, "").await;
+        assert!(said.code == code && said.err.contains(part), "{arguments:?}: {said:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,16 @@
 //! The change feed: snapshot, then tail; pages and streams; cursors that are good in both regions.
 
 use crate::support::client::{delete, id, patch, put, with};
+use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, World, until, until_equal};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use tidegate::clock::Stamp;
+use tidegate::id::DatabaseName;
+use tidegate::relay::feed::{Extent, Filter};
+use tidegate::relay::subscriber::Subscriber as Inner;
+use tidegate::token::Cursor;
 
 /// A subscriber that keeps what it is told.
 pub struct Subscriber {
@@ -337,5 +343,115 @@ async fn a_crowd_that_waits_at_the_head_reads_each_commit_once() {
             assert_eq!(lines.row().await["body"]["n"], m, "of subscriber {n}");
         }
     }
+    eu.finish().await;
+}
+
+/// Readers of a database as streams have them, without HTTP.
+fn subscribers<const N: usize>(eu: &crate::support::Region, since: [Cursor; N]) -> [Inner; N] {
+    let gateway = &eu.running.as_ref().unwrap().gateway;
+    let database = gateway.databases()[0].clone();
+    let extent = Extent { rows: 100, bytes: 1 << 20 };
+    since.map(|since| Inner::new(gateway, &database, Some(since), Filter::default(), extent, true))
+}
+
+#[tokio::test]
+async fn a_page_that_was_read_for_others_does_not_hide_what_came_after_it() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    let (_, start) = eu.client.changes(None, "").await;
+    let start = Cursor::decode(&start, &DatabaseName::new("shop").unwrap()).unwrap();
+    let [mut first, mut late] = subscribers(&eu, [start.clone(), start]);
+    assert!(first.next().await.unwrap().is_none() && late.next().await.unwrap().is_none(), "both wait at the head");
+    eu.client.write(vec![put("a/1", json!({}))]).await;
+    assert_eq!(first.next().await.unwrap().unwrap().rows(true).count(), 1);
+    assert!(!first.has_more());
+    eu.client.write(vec![put("a/2", json!({}))]).await;
+    // The page that the first one read ends before what was written since.
+    assert_eq!(late.next().await.unwrap().unwrap().rows(true).count(), 1);
+    assert!(late.has_more());
+    let step = late.next().await.unwrap().unwrap();
+    assert_eq!(step.rows(true).next().unwrap().0.doc.as_str(), "a/2");
+    assert!(!late.has_more());
+    eu.finish().await;
+}
+
+#[tokio::test]
+async fn what_one_reader_shows_does_not_become_anothers() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    let (_, start) = eu.client.changes(None, "").await;
+    let start = Cursor::decode(&start, &DatabaseName::new("shop").unwrap()).unwrap();
+    let ahead = Stamp::at(start.stamp.millis().max(tidegate::clock::Clock::system().now()) + 3_000_000);
+    let [mut forged, mut honest] = subscribers(&eu, [Cursor { stamp: ahead, ..start.clone() }, start]);
+    assert!(forged.next().await.unwrap().is_none() && honest.next().await.unwrap().is_none());
+    eu.client.write(vec![put("a/1", json!({}))]).await;
+    assert!(forged.next().await.unwrap().unwrap().cursor.stamp >= ahead);
+    assert!(honest.next().await.unwrap().unwrap().cursor.stamp < ahead);
+    eu.finish().await;
+}
+
+#[tokio::test]
+async fn an_atomic_batch_larger_than_anything_loses_no_row_and_only_bodies() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    let text = "x".repeat(1_000_000);
+    for n in 0..90 {
+        eu.client.write(vec![put(&format!("a/{n:02}"), json!({ "text": text }))]).await;
+    }
+    let (_, snapshot) = eu.client.get("/changes?limit=1000").await;
+    let start = match snapshot["pending"].as_u64() {
+        Some(0) => format!("&since={}", snapshot["cursor"].as_str().unwrap()),
+        _ => format!("&since={}", eu.client.changes(None, "&limit=20").await.1),
+    };
+    let mut bare = Lines::open(&eu.client, &format!("/changes?feed=ndjson{start}")).await;
+    assert!(bare.row().await["heartbeat"].is_object());
+    let ops: Vec<Value> = (0..90).map(|n| crate::support::client::increment(&format!("a/{n:02}"), "/n", 1.0)).collect();
+    let answer = eu.client.batch(json!({"atomic": true, "ops": ops})).await;
+    assert_eq!(answer["results"][89]["status"], "applied");
+    let (_, page) = eu.client.get(&format!("/changes?body=true&limit=10{start}")).await;
+    let rows = page["changes"].as_array().unwrap();
+    assert_eq!((rows.len(), &page["pending"]), (90, &json!(0)));
+    let whole = rows.iter().filter(|row| row["body"]["n"] == 1).count();
+    let omitted = rows.iter().filter(|row| row["body_omitted"] == true).count();
+    assert!(whole > 60 && omitted > 0 && whole + omitted == 90, "{whole} and {omitted}");
+    // A reader that waits at the head and wants no bodies is told of each.
+    let mut told = std::collections::BTreeSet::new();
+    while told.len() < 90 {
+        let row = bare.row().await;
+        told.insert(row["doc"].as_str().unwrap_or_else(|| panic!("{row}")).to_owned());
+    }
+    eu.finish().await;
+}
+
+#[tokio::test]
+async fn a_region_behind_its_reader_says_so_in_every_feed() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    eu.client.write(vec![put("a/1", json!({}))]).await;
+    let ahead = Cursor { vector: tidegate::vector::Vector::parse("eu:9").unwrap(), ..Cursor::default() };
+    let ahead = ahead.encode(&DatabaseName::new("shop").unwrap());
+    let (_, page) = eu.client.get(&format!("/changes?since={ahead}")).await;
+    assert_eq!(page["behind"], true, "{page}");
+    let (_, page) = eu.client.get(&format!("/changes?feed=longpoll&timeout_ms=50&since={ahead}")).await;
+    assert_eq!(page["behind"], true, "{page}");
+    let mut lines = Lines::open(&eu.client, &format!("/changes?feed=ndjson&since={ahead}")).await;
+    assert_eq!(lines.row().await["heartbeat"]["behind"], true);
+    eu.finish().await;
+}
+
+#[tokio::test]
+async fn nothing_new_is_not_said_while_postgres_is_away() {
+    let settings = World::alone().settings("eu").await;
+    let (proxy, url) = Proxy::before(settings.url()).await;
+    let settings = settings.with("POSTGRES_URL", &url).with("POSTGRES_STATEMENT_MS_MAX", "500");
+    let eu = crate::support::Region::start(settings).await;
+    eu.client.create("shop").await;
+    let (_, cursor) = eu.client.changes(None, "").await;
+    proxy.cut();
+    let path = format!("/changes?feed=longpoll&timeout_ms=1500&since={cursor}");
+    let ask = || eu.client.get(&path);
+    until("a long poll says that it cannot know", || async { ask().await.0 == 503 }).await;
+    proxy.heal();
+    until("it can again", || async { ask().await.0 == 200 }).await;
     eu.finish().await;
 }

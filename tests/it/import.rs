@@ -110,8 +110,21 @@ async fn a_line_that_is_no_batch_is_named() {
     let file = dir.join("log");
     std::fs::write(&file, format!("{}\n\nnonsense\n", json!({"ops": [put("a/1", json!({}))]}))).unwrap();
     let output = tidegate(&["import", file.to_str().unwrap(), "--db", "shop", "--url", &eu.client.url]).await;
-    assert!(output.status.code() == Some(2) && said(&output).contains("line 3"), "{}", said(&output));
+    assert!(output.status.code() == Some(2) && said(&output).contains("line 3 is no batch"), "{}", said(&output));
+    assert!(said(&output).contains("1 batches through 1 gateway(s): 1 applied"), "{}", said(&output));
+    assert!(said(&output).contains("lines 1–2 were sent; mend line 3 and import the file again"), "{}", said(&output));
+    let by_variable = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["import", file.to_str().unwrap(), "--db", "shop"])
+        .env("TIDEGATE_URL", &eu.client.url)
+        .output()
+        .await
+        .unwrap();
+    assert!(said(&by_variable).contains("0 applied, 1 duplicate"), "{}", said(&by_variable));
+    let no_file = tidegate(&["import", "/nowhere/log", "--db", "unmade", "--url", &eu.client.url]).await;
+    assert_eq!(no_file.status.code(), Some(2), "{}", said(&no_file));
+    let made = tidegate(&["get", "--url", &eu.client.url]).await;
+    assert!(!said(&made).contains("unmade"), "{}", said(&made));
     let nowhere = tidegate(&["import", file.to_str().unwrap(), "--db", "shop", "--url", "http://127.0.0.1:1"]).await;
-    assert!(nowhere.status.code() == Some(5) && said(&nowhere).contains("is a gateway running there?"), "{}", said(&nowhere));
+    assert!(nowhere.status.code() == Some(5) && said(&nowhere).contains("nobody listens at"), "{}", said(&nowhere));
     eu.finish().await;
 }

@@ -128,3 +128,35 @@ async fn a_session_keeps_a_client_behind_its_own_writes_in_no_region() {
     eu.finish().await;
     us.finish().await;
 }
+
+#[tokio::test]
+async fn large_answers_come_whole_however_they_are_packed() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    let text: String = (0..300_000).map(|n| char::from(b'a' + (n % 1009 * (n % 1013) % 26) as u8)).collect();
+    eu.client.write(vec![put("a/1", json!({ "text": text }))]).await;
+    for path in ["/docs/a/1", "/docs", "/changes?body=true", "/journal/eu", "/history/a/1"] {
+        let plain = eu.client.http.get(eu.client.path(path)).send().await.unwrap();
+        assert!(plain.content_length() > Some(300_000), "{path}");
+        let plain = plain.bytes().await.unwrap();
+        for http2 in [false, true] {
+            let http = crate::support::client::http();
+            let http = if http2 { http.http2_prior_knowledge() } else { http }.build().unwrap();
+            for coding in ["gzip", "zstd"] {
+                let answer = http.get(eu.client.path(path)).header("accept-encoding", coding).send().await.unwrap();
+                assert_eq!(answer.headers()["content-encoding"], coding, "{path}");
+                let packed = answer.bytes().await.unwrap();
+                let mut unpacked = Vec::new();
+                match coding {
+                    "gzip" => drop(std::io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(&packed[..]), &mut unpacked).unwrap()),
+                    _ => unpacked = zstd::decode_all(&packed[..]).unwrap(),
+                }
+                assert!(unpacked == plain, "{path} {coding}");
+            }
+        }
+    }
+    // What has not changed is not said to be empty.
+    let same = eu.client.http.get(eu.client.path("/docs/a/1")).header("if-none-match", "\"eu:1\"").send().await.unwrap();
+    assert_eq!((same.status().as_u16(), same.headers().get("content-length")), (304, None));
+    eu.finish().await;
+}

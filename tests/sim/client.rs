@@ -152,7 +152,9 @@ impl Client {
         let Ok(Some(database)) = gateway.database(&self.world.db).await else { return };
         let again = self.rng.percent(70);
         let since = self.cursor.clone().filter(|_| again);
-        let Ok(page) = feed::page(&*gateway.store, database.id, since.as_ref(), &Filter::default(), 1000, true).await else { return };
+        let extent = feed::Extent { rows: 1000, bytes: feed::PAGE_BYTES };
+        let page = feed::page(&*gateway.store, database.id, since.as_ref(), &Filter::default(), extent, true).await;
+        let Ok(page) = page else { return };
         self.world.judge_cursor(at, &page.cursor);
         self.world.say(format!("{} reads {} rows in {}, up to {}", self.name, page.rows.len(), gateway.region, page.cursor.vector));
         for row in &page.rows {

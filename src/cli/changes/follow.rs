@@ -22,14 +22,15 @@ const BEGIN: Duration = Duration::from_secs(30);
 /// Longest line, bytes: the largest document there can be, and what stands around it.
 const LINE_BYTES_MAX: usize = 128 << 20;
 
-/// Waits between connections: the first, and the longest.
+/// Waits between connections: the first, and the longest; shorter where the gateway was well before, since it comes back.
 const WAIT_MIN: Duration = Duration::from_millis(250);
 const WAIT_MAX: Duration = Duration::from_secs(15);
+const WAIT_MAX_WELL: Duration = Duration::from_secs(2);
 
 pub(super) async fn follow(client: Client, feed: Feed) -> Result<ExitCode> {
     let stop = stop_signal();
     tokio::pin!(stop);
-    let mut follower = Follower { client, feed, heard: false, confirmed: None, amiss: None };
+    let mut follower = Follower::new(client, feed);
     let ended = tokio::select! {
         ended = follower.run() => ended,
         stopped = &mut stop => stopped,
@@ -69,6 +70,10 @@ struct Follower {
     feed: Feed,
     /// Whether this connection said anything: the next wait is short again.
     heard: bool,
+    /// Whether any connection did.
+    well: bool,
+    /// The cursor of what was taken and is not printed yet.
+    reached: Option<String>,
     /// When the gateway last had its state confirmed by Postgres, in its words; and when we first heard that.
     confirmed: Option<(String, Instant)>,
     /// What the person was told is not as it should be.
@@ -76,6 +81,10 @@ struct Follower {
 }
 
 impl Follower {
+    fn new(client: Client, feed: Feed) -> Self {
+        Self { client, feed, heard: false, well: false, reached: None, confirmed: None, amiss: None }
+    }
+
     /// Connects again and again, until that is no use or nobody reads on.
     async fn run(&mut self) -> Result<()> {
         let mut wait = WAIT_MIN;
@@ -85,7 +94,9 @@ impl Follower {
                 Ended::Unread => return Ok(()),
                 Ended::Cut(why) => why,
             };
-            wait = if self.heard { WAIT_MIN } else { (wait * 2).min(WAIT_MAX) };
+            self.well |= self.heard;
+            let longest = if self.well { WAIT_MAX_WELL } else { WAIT_MAX };
+            wait = if self.heard { WAIT_MIN } else { (wait * 2).min(longest) };
             eprintln!("cut off: {why}; connecting again in {:.1} s", wait.as_secs_f64());
             tokio::time::sleep(wait).await;
         }
@@ -127,9 +138,17 @@ impl Follower {
             if !print(&out)? {
                 return Ok(Ended::Unread);
             }
+            self.printed();
             if let Some(ended) = ended? {
                 return Ok(ended);
             }
+        }
+    }
+
+    /// What was taken was printed: one goes on from behind it.
+    fn printed(&mut self) {
+        if let Some(reached) = self.reached.take() {
+            self.feed.since = Some(reached);
         }
     }
 
@@ -157,7 +176,8 @@ impl Follower {
         }
         match line.heartbeat {
             Some(heartbeat) => {
-                if self.feed.json && line.cursor.is_some() && line.cursor != self.feed.since {
+                let before = self.reached.as_ref().or(self.feed.since.as_ref());
+                if self.feed.json && line.cursor.is_some() && line.cursor.as_ref() != before {
                     out.push_str(&format!("{{\"cursor\":\"{}\"}}\n", line.cursor.as_deref().map(clean).unwrap_or_default()));
                 }
                 self.beat(&heartbeat);
@@ -168,7 +188,7 @@ impl Follower {
             }
         }
         if line.cursor.is_some() {
-            self.feed.since = line.cursor;
+            self.reached = line.cursor;
         }
         Ok(None)
     }
@@ -200,7 +220,7 @@ mod tests {
     fn follower(json: bool) -> Follower {
         let http = crate::cli::remote::plain(Duration::from_secs(1)).unwrap();
         let client = Client::new(http, "http://x".into());
-        Follower { client, feed: Feed { json, since: None, ..feed() }, heard: false, confirmed: None, amiss: None }
+        Follower::new(client, Feed { json, since: None, ..feed() })
     }
 
     #[tokio::test]
@@ -211,10 +231,13 @@ mod tests {
                       {\"doc\":\"a/2\",\"version\":\"eu:2\",\"deleted\":true,\"cursor\":\"c2\"}\n\n";
         assert!(follower.take_all(lines, &mut out).unwrap().is_none());
         assert_eq!(out, "eu:1          a/1\neu:2          a/2  deleted\n");
+        assert_eq!(follower.feed.since, None, "what is not printed yet would be missed");
+        follower.printed();
         assert_eq!(follower.feed.since.as_deref(), Some("c2"));
         out.clear();
         let beat = b"{\"heartbeat\":{\"vector\":{\"eu\":3},\"pending\":0,\"behind\":false,\"confirmed_at\":\"t\"},\"cursor\":\"c3\"}\n";
         assert!(follower.take_all(beat, &mut out).unwrap().is_none());
+        follower.printed();
         assert_eq!((out.as_str(), follower.feed.since.as_deref()), ("", Some("c3")));
     }
 

@@ -142,7 +142,7 @@ fn introduce(arguments: &Arguments, home: &Home, started: &Started) {
     let port = arguments.port;
     println!();
     for gateway in &started.gateways {
-        println!("  region {} is at http://{}", gateway.gateway.region, gateway.address);
+        println!("  region {1} is at http://{0}, its interface at http://{0}/docs", gateway.address, gateway.gateway.region);
     }
     if let Some(nats) = &started.nats {
         println!("  NATS is at {} (token {})", nats.url(), nats.token());

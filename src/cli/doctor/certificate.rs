@@ -1,4 +1,4 @@
-//! When a certificate ends: the one thing of X.509 that `tidegate doctor` reads. Pure.
+//! When a certificate begins and ends: the one thing of X.509 that `tidegate doctor` reads. Pure.
 //!
 //! RFC 5280: `Certificate ::= { TBSCertificate { [0] version?, serial, signature, issuer, Validity { notBefore, notAfter }, … } … }`,
 //! in DER: a tag, a length, the contents. Whether the certificate is a good one is for TLS to say.
@@ -10,8 +10,8 @@ const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// When it ends; `None`: it cannot be told.
-pub fn ends(der: &[u8]) -> Option<Millis> {
+/// When it begins and when it ends; `None`: it cannot be told.
+pub fn validity(der: &[u8]) -> Option<(Millis, Millis)> {
     let (certificate, _) = expect(der, SEQUENCE)?;
     let (mut rest, _) = expect(certificate, SEQUENCE)?;
     if rest.first() == Some(&VERSION) {
@@ -22,9 +22,15 @@ pub fn ends(der: &[u8]) -> Option<Millis> {
         rest = element(rest)?.2;
     }
     let (validity, _) = expect(rest, SEQUENCE)?;
-    let (_, _, after) = element(validity)?;
-    let (tag, text, _) = element(after)?;
-    time(tag, std::str::from_utf8(text).ok()?)
+    let (begins, after) = moment(validity)?;
+    let (ends, _) = moment(after)?;
+    Some((begins, ends))
+}
+
+/// A time, and what follows.
+fn moment(der: &[u8]) -> Option<(Millis, &[u8])> {
+    let (tag, text, rest) = element(der)?;
+    Some((time(tag, std::str::from_utf8(text).ok()?)?, rest))
 }
 
 fn expect(der: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
@@ -86,10 +92,11 @@ mod tests {
 
     #[test]
     fn the_end_is_found_behind_parts_of_any_length() {
-        let end = parse_time("2027-03-04T05:06:07Z");
+        let lasts = parse_time("2026-01-01T00:00:00Z").zip(parse_time("2027-03-04T05:06:07Z"));
+        assert!(lasts.is_some());
         for issuer in [0, 100, 300] {
-            assert_eq!(ends(&certificate(&der(UTC_TIME, b"270304050607Z"), issuer)), end);
-            assert_eq!(ends(&certificate(&der(GENERALIZED_TIME, b"20270304050607Z"), issuer)), end);
+            assert_eq!(validity(&certificate(&der(UTC_TIME, b"270304050607Z"), issuer)), lasts);
+            assert_eq!(validity(&certificate(&der(GENERALIZED_TIME, b"20270304050607Z"), issuer)), lasts);
         }
     }
 
@@ -97,14 +104,14 @@ mod tests {
     fn whatever_is_cut_or_is_something_else_has_no_end() {
         let whole = certificate(&der(UTC_TIME, b"270304050607Z"), 20);
         for at in 0..whole.len() {
-            let _ = ends(&whole[..at]);
+            let _ = validity(&whole[..at]);
             let mut other = whole.clone();
             other[at] ^= 0x80;
-            let _ = ends(&other);
+            let _ = validity(&other);
         }
         for bad in [&b""[..], b"0", b"0\x80", b"0\x85\x01\x01\x01\x01\x01", b"-----BEGIN"] {
-            assert_eq!(ends(bad), None);
+            assert_eq!(validity(bad), None);
         }
-        assert_eq!(ends(&certificate(&der(UTC_TIME, b"2703040506Z"), 0)), None);
+        assert_eq!(validity(&certificate(&der(UTC_TIME, b"2703040506Z"), 0)), None);
     }
 }

@@ -6,6 +6,7 @@ use crate::cli::dev::{nats, postgres};
 use crate::error::Result;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Where `dev` listens unless it is told otherwise.
 const ADDRESS: &str = "127.0.0.1:8080";
@@ -43,13 +44,25 @@ fn user() -> Finding {
 
 /// The directory: free, in use, or there with what an earlier run left.
 fn home(dir: &Path) -> Finding {
-    match File::open(dir.join("lock")) {
-        Err(_) => Finding::fine("data", format!("will be kept in {}", dir.display())),
-        Ok(lock) => match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => Finding::fine("data", format!("a `tidegate dev` runs in {}", dir.display())),
-            _ => Finding::fine("data", format!("is kept in {}, from an earlier run", dir.display())),
-        },
+    let (lock, dir_shown) = (File::open(dir.join("lock")), dir.display());
+    match lock.as_ref().map(File::try_lock) {
+        Ok(Err(TryLockError::WouldBlock)) => Finding::fine("data", format!("a `tidegate dev` runs in {dir_shown}")),
+        _ if !may_be_written(dir) => {
+            let todo = "go to a directory that you may write to, or start with `tidegate dev --dir DIR`";
+            Finding::wrong("data", format!("{dir_shown} cannot be written by you"), todo)
+        }
+        Ok(_) => Finding::fine("data", format!("is kept in {dir_shown}, from an earlier run")),
+        Err(_) => Finding::fine("data", format!("will be kept in {dir_shown}")),
     }
+}
+
+/// Asks the system, as whoever runs this: what is there, or else where it would be made. Nothing is changed.
+fn may_be_written(dir: &Path) -> bool {
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let place = if dir.exists() { dir } else { parent };
+    // By the shell's own `test`, which knows users, groups and read-only file systems. A name of ours, so no option.
+    let asked = Command::new("/bin/sh").args(["-c", r#"test -d "$0" && test -w "$0" && test -x "$0""#]).arg(place).status();
+    asked.map_or(true, |answer| answer.success())
 }
 
 async fn port() -> Finding {
@@ -73,6 +86,9 @@ mod tests {
         assert_eq!(program("postgres", Err(Error::new(Kind::Missing, "none was found"))).level, Level::Wrong);
         let dir = tempfile::tempdir().unwrap();
         assert!(home(dir.path()).found.contains("will be kept"));
+        assert!(home(&dir.path().join("new")).found.contains("will be kept"));
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert_eq!(home(&dir.path().join("file/new")).level, Level::Wrong, "there is no such directory to make it in");
         let lock = File::create(dir.path().join("lock")).unwrap();
         assert!(home(dir.path()).found.contains("earlier run"));
         lock.try_lock().unwrap();

@@ -12,6 +12,9 @@ const VERSION_MIN: i32 = 150_000;
 /// A server's clock may differ so much before it is said, milliseconds. Nothing rests on it but leases.
 const CLOCK_MS: i64 = 5000;
 
+/// Rights that are named; the others are counted.
+const SHOWN_MAX: usize = 3;
+
 const GRANT: &str = "`tidegate migrate --app-role NAME` grants a role exactly what a gateway needs; give postgres.url that role";
 
 /// What the gateway's own role finds.
@@ -70,9 +73,17 @@ fn role(found: &Found) -> Finding {
         return Finding::look("role", "there are no tables yet, so its rights cannot be told", GRANT);
     }
     if !found.lacking.is_empty() {
-        return Finding::wrong("role", format!("{} may not {}", found.role, found.lacking.join(", ")), GRANT);
+        return Finding::wrong("role", format!("{} may not {}", found.role, some(&found.lacking)), GRANT);
     }
     Finding::fine("role", format!("{} may append to the journal and not alter it", found.role))
+}
+
+/// The first few of a list, and how many more there are.
+fn some(rights: &[String]) -> String {
+    match rights.len().saturating_sub(SHOWN_MAX) {
+        0 => rights.join(", "),
+        more => format!("{}, and {more} more", rights[..SHOWN_MAX].join(", ")),
+    }
 }
 
 fn schema(found: &Found) -> Finding {
@@ -226,6 +237,13 @@ mod tests {
         ] {
             assert_eq!(amiss(found.clone()), [(check, Level::Wrong)], "{found:?}");
         }
+    }
+
+    #[test]
+    fn of_many_rights_that_are_lacking_the_first_are_named() {
+        let rights = |count: usize| (1..=count).map(|n| format!("r{n}")).collect::<Vec<_>>();
+        assert_eq!(some(&rights(3)), "r1, r2, r3");
+        assert_eq!(some(&rights(5)), "r1, r2, r3, and 2 more");
     }
 
     #[test]

@@ -2,18 +2,20 @@
 
 use super::subscription::{self, Form};
 use crate::access::Caller;
+use crate::clock::format_time;
 use crate::gateway::{Database, Gateway};
 use crate::id::DocId;
 use crate::lifecycle::Phase;
 use crate::problem::{Problem, ProblemKind};
-use crate::relay::feed::{self, Filter, Page, write_row};
-use crate::relay::subscriber::Subscriber;
-use crate::serve::answer::Hangup;
+use crate::project::Document;
+use crate::relay::feed::{self, Extent, Filter, Shown, write_row};
+use crate::relay::subscriber::{Place, Standing, Subscriber};
+use crate::serve::answer::Line;
 use crate::serve::openapi::{Content, Operation, reference};
 use crate::serve::problem::{Answer, Refusal};
 use crate::serve::request::{self, Query};
 use crate::serve::routes::{Context, json};
-use crate::serve::stream::{Opening, Seat};
+use crate::serve::stream::{self, Opening};
 use crate::token::Cursor;
 use axum::Extension;
 use axum::extract::{Path, State};
@@ -36,7 +38,7 @@ struct Asked {
 pub async fn read(
     State(context): State<Context>,
     Extension(caller): Extension<Caller>,
-    Extension(hangup): Extension<Hangup>,
+    Extension(line): Extension<Line>,
     Path(db): Path<String>,
     uri: Uri,
     headers: HeaderMap,
@@ -64,9 +66,11 @@ pub async fn read(
                 return Err(Problem::new(ProblemKind::Invalid, detail).at("feed").into());
             }
         };
-        let subscriber = Subscriber::new(gateway, &database, asked.since, asked.filter, asked.limit, asked.bodies);
-        let opening = Opening { context: &context, database: &database, caller, hangup, media_type: form.media_type() };
-        opening.open(|outlet| subscription::run(subscriber, form, outlet), move |problem| form.error(problem))
+        let extent = Extent { rows: asked.limit, bytes: feed::STREAM_BYTES };
+        let subscriber = Subscriber::new(gateway, &database, asked.since, asked.filter, extent, asked.bodies);
+        let opening = Opening { context: &context, database: &database, caller, line, media_type: form.media_type() };
+        let jitter = gateway.random.uuid().as_u64_pair().1;
+        opening.open(|outlet| subscription::run(subscriber, form, outlet, jitter), move |problem| form.error(problem))
     };
     context.finish(answer.await)
 }
@@ -116,37 +120,39 @@ fn filter(query: &mut Query) -> Result<Filter, Problem> {
             .over(LIMIT_MAX, docs.len() as u64));
     }
     let docs = docs.iter().map(|doc| DocId::new(doc).map_err(|why| Problem::new(ProblemKind::Invalid, why).at("docs")));
-    Ok(Filter { collection, docs: docs.collect::<Result<_, _>>()? })
+    Ok(Filter::new(collection, docs.collect::<Result<_, _>>()?))
+}
+
+/// A page of an answer.
+fn extent(asked: &Asked) -> Extent {
+    Extent { rows: asked.limit, bytes: feed::PAGE_BYTES }
 }
 
 async fn page(gateway: &Gateway, database: &Database, asked: &Asked) -> Answer {
-    let page = feed::page(&*gateway.store, database.id, asked.since.as_ref(), &asked.filter, asked.limit, asked.bodies).await?;
-    let Page { rows, cursor, pending, behind, .. } = &page;
-    Ok(json(write_page(database, rows.iter(), cursor, *pending, *behind, asked.bodies)))
+    let page = feed::page(&*gateway.store, database.id, asked.since.as_ref(), &asked.filter, extent(asked), asked.bodies).await?;
+    let rows = page.rows.iter().enumerate().map(|(at, row)| (row, page.shown(at, asked.bodies)));
+    Ok(json(write_page(database, rows, &page.cursor, page.pending, page.behind)))
 }
 
 /// Answers as soon as there is a row, with none once the time is up. A snapshot's page is there at once, also an empty one:
 /// its cursor is what the next call waits with.
 async fn longpoll(context: &Context, caller: &Caller, database: &Arc<Database>, asked: Asked, timeout: Duration) -> Answer {
     let gateway = &context.gateway;
-    let _seat = Seat::take(context)?;
+    let _seat = stream::seat(context, database)?;
     let begins = asked.since.as_ref().is_none_or(|since| since.snapshot.is_some());
-    let given = asked.since.clone().unwrap_or_default();
-    let mut subscriber = Subscriber::new(gateway, database, asked.since, asked.filter, asked.limit, asked.bodies);
+    let (extent, bodies) = (extent(&asked), asked.bodies);
+    let mut subscriber = Subscriber::new(gateway, database, asked.since, asked.filter, extent, bodies);
     let deadline = Instant::now() + timeout;
-    let mut pending = 0;
     let mut revoked = std::pin::pin!(gateway.access.ended(caller, &gateway.clock));
     loop {
         if let Some(step) = subscriber.next().await? {
-            let rows = step.rows();
-            if begins || !rows.is_empty() {
-                let text = write_page(database, rows.into_iter(), &step.cursor, step.pending(), step.behind(), asked.bodies);
-                return Ok(json(text));
+            let mut rows = step.rows(bodies).peekable();
+            if begins || rows.peek().is_some() {
+                return Ok(json(write_page(database, rows, &step.cursor, step.pending(), step.behind)));
             }
-            pending = step.pending();
-            if pending > 0 && Instant::now() < deadline {
-                continue;
-            }
+        }
+        if subscriber.has_more() && Instant::now() < deadline {
+            continue;
         }
         tokio::select! {
             () = subscriber.changed() => {}
@@ -155,25 +161,31 @@ async fn longpoll(context: &Context, caller: &Caller, database: &Arc<Database>, 
             problem = &mut revoked => return Err(problem.into()),
         }
     }
-    let cursor = subscriber.since.unwrap_or(given);
-    let behind = !database.known().vector.covers(&cursor.vector);
-    Ok(json(write_page(database, std::iter::empty(), &cursor, pending, behind, asked.bodies)))
+    let Place { since, .. } = &subscriber.place;
+    let Standing { pending, behind, confirmed_at, .. } = subscriber.place.standing();
+    // "Nothing new" is for who has looked.
+    let config = &gateway.config;
+    let lately = (config.relay.poll_ms + config.postgres.statement_ms_max) as i64;
+    if gateway.clock.now() - confirmed_at > lately && gateway.lifecycle.phase() == Phase::Running {
+        let detail = format!("Postgres has not confirmed since {} that there is nothing new; ask again", format_time(confirmed_at));
+        return Err(Problem::new(ProblemKind::Unavailable, detail).into());
+    }
+    Ok(json(write_page(database, std::iter::empty(), since.as_ref().unwrap_or(&Cursor::default()), pending, behind)))
 }
 
 fn write_page<'a>(
     database: &Database,
-    rows: impl Iterator<Item = &'a crate::project::Document>,
+    rows: impl Iterator<Item = (&'a Document, Shown)>,
     cursor: &Cursor,
     pending: u64,
     behind: bool,
-    bodies: bool,
 ) -> String {
     let mut out = String::from("{\"changes\":[");
-    for (at, row) in rows.enumerate() {
+    for (at, (row, shown)) in rows.enumerate() {
         if at > 0 {
             out.push(',');
         }
-        write_row(row, bodies, &mut out);
+        write_row(row, shown, &mut out);
     }
     let cursor = cursor.encode(&database.name);
     out.push_str(&format!("],\"cursor\":\"{cursor}\",\"pending\":{pending},\"behind\":{behind}}}"));

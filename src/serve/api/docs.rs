@@ -1,23 +1,30 @@
 //! `GET /openapi.json` and `GET /docs`: how to use this gateway, for programs and for people.
 
 use crate::serve::openapi::{Content, Operation};
+use crate::serve::routes::Shared;
 use axum::Extension;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use std::sync::Arc;
 
 /// The page, whole: it asks this gateway for `openapi.json` and nobody for anything else.
 const PAGE: &str = include_str!("../openapi_page.html");
 
 /// The OpenAPI document's text, made once.
 #[derive(Clone)]
-pub struct Text(pub Arc<str>);
+pub struct Text(Bytes);
+
+impl Text {
+    pub fn new(text: String) -> Self {
+        Self(text.into())
+    }
+}
 
 pub async fn document(Extension(Text(text)): Extension<Text>) -> Response {
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text.to_string()).into_response()
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], Extension(Shared), text).into_response()
 }
 
 pub async fn page() -> Response {
@@ -28,7 +35,7 @@ pub async fn page() -> Response {
         (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
         (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
     ];
-    (headers, PAGE).into_response()
+    (headers, Extension(Shared), PAGE).into_response()
 }
 
 /// The page's own script and style run, by their hashes, and nothing else does: a token is typed in here.

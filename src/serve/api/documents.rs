@@ -20,7 +20,7 @@ use std::collections::HashMap;
 const LIMIT_MAX: u64 = 1000;
 
 /// Bodies of one call, bytes.
-const READ_BYTES_MAX: usize = 64 << 20;
+const READ_BYTES_MAX: usize = 32 << 20;
 
 /// Bodies of one list, bytes.
 const LIST_BYTES_MAX: usize = 16 << 20;
@@ -70,7 +70,7 @@ pub async fn read_many(State(context): State<Context>, Path(db): Path<String>, u
         let mut found: Vec<Document> = Vec::new();
         // In slices: what is too much is noticed before all of it is in memory. One call may so see two moments; each
         // document is whole.
-        for slice in docs.chunks(100) {
+        for slice in docs.chunks(16) {
             found.extend(context.gateway.store.documents(database.id, slice).await?);
             let bytes: usize = found.iter().filter_map(|document| document.body.as_ref()).map(|body| body.len()).sum();
             if bytes > READ_BYTES_MAX {
@@ -81,6 +81,11 @@ pub async fn read_many(State(context): State<Context>, Path(db): Path<String>, u
         let found: HashMap<&str, &Document> = found.iter().map(|document| (document.doc.as_str(), document)).collect();
         let mut out = String::from("{\"docs\":[");
         for (at, text) in asked.iter().enumerate() {
+            // An id may stand in the list more than once.
+            if out.len() > 2 * READ_BYTES_MAX {
+                let detail = format!("the answer has more than {} bytes; ask for fewer at once", 2 * READ_BYTES_MAX);
+                return Err(Problem::new(ProblemKind::TooLarge, detail).over(2 * READ_BYTES_MAX as u64, out.len() as u64).into());
+            }
             if at > 0 {
                 out.push(',');
             }

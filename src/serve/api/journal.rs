@@ -7,12 +7,12 @@ use crate::gateway::{Database, Gateway};
 use crate::id::{POSITION_MAX, Position, Region};
 use crate::lifecycle::Phase;
 use crate::problem::{Problem, ProblemKind};
-use crate::serve::answer::Hangup;
+use crate::serve::answer::Line;
 use crate::serve::openapi::{Content, Operation};
 use crate::serve::problem::Answer;
 use crate::serve::request::{self, Query};
 use crate::serve::routes::Context;
-use crate::serve::stream::{Ended, HEARTBEAT, Opening, Outlet, Seat};
+use crate::serve::stream::{self, Ended, Opening, Outlet};
 use crate::store::{Bound, Head, Span};
 use axum::Extension;
 use axum::extract::{Path, State};
@@ -21,19 +21,23 @@ use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 const LIMIT_MAX: u64 = 10_000;
 const BYTES_MAX: usize = 32 << 20;
 
 /// Bytes of one part of a stream.
-const PART_BYTES_MAX: usize = 4 << 20;
+const PART_BYTES_MAX: usize = 1 << 20;
+
+/// Without having heard of anything a follower looks this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 const LINES: &str = "application/x-ndjson";
 
 pub async fn read(
     State(context): State<Context>,
     Extension(caller): Extension<Caller>,
-    Extension(hangup): Extension<Hangup>,
+    Extension(line): Extension<Line>,
     Path((db, region)): Path<(String, String)>,
     uri: Uri,
 ) -> Response {
@@ -52,13 +56,13 @@ pub async fn read(
             return Err(Problem::new(ProblemKind::NotFound, format!("there is no region {region}")).into());
         }
         let heads = database.head.subscribe();
-        let mut follower = Follower { gateway: gateway.clone(), database: database.clone(), region, after, limit, heads };
+        let mut follower = Follower { gateway: gateway.clone(), database: database.clone(), region, after, limit, heads, stuck: false };
         match feed.as_deref() {
             None | Some("page") => Ok(page(follower.next(BYTES_MAX).await?)),
             Some("longpoll") => longpoll(&context, &caller, follower, timeout).await,
             Some("ndjson") => {
-                let opening = Opening { context: &context, database: &database, caller, hangup, media_type: LINES };
-                opening.open(|outlet| stream(follower, outlet), |_| String::new())
+                let opening = Opening { context: &context, database: &database, caller, line, media_type: LINES };
+                opening.open(|outlet| follow(follower, outlet), |_| String::new())
             }
             Some(other) => {
                 Err(Problem::new(ProblemKind::Invalid, format!("feed is page, longpoll or ndjson here, not {other:?}")).at("feed").into())
@@ -80,13 +84,15 @@ struct Follower {
     after: Position,
     limit: usize,
     heads: watch::Receiver<Head>,
+    /// More was heard of than is here: the store was set back, or lags.
+    stuck: bool,
 }
 
 impl Follower {
     /// The next lines, as far as there are any.
     async fn next(&mut self, bytes: usize) -> Result<String> {
-        self.heads.mark_unchanged();
         let store = &self.gateway.store;
+        let told = self.heads.borrow().vector.get(&self.region);
         // Up to the head, which never stops inside an atomic batch; a page may.
         let upto = store.head(self.database.id).await?.vector.get(&self.region);
         let span = Span { region: self.region.clone(), after: self.after.min(upto), upto };
@@ -97,13 +103,21 @@ impl Follower {
             out.push('\n');
             self.after = *position;
         }
+        self.stuck = out.is_empty() && told > self.after;
         Ok(out)
     }
 
-    /// Completes with the next commit that is heard of; pends for ever once the database is gone.
+    /// Completes once the region is heard to hold more, or when it is time to look without that.
     async fn more(&mut self) {
-        if self.heads.changed().await.is_err() {
-            std::future::pending::<()>().await;
+        if self.stuck {
+            return tokio::time::sleep(Duration::from_millis(self.gateway.config.relay.poll_ms)).await;
+        }
+        let (region, after) = (&self.region, self.after);
+        let heard = async { self.heads.wait_for(|head| head.vector.get(region) > after).await.is_err() };
+        // No answer in time, or none ever, since the database is gone: then it is looked.
+        let gone = tokio::time::timeout(LOOK_AGAIN, heard).await.unwrap_or(false);
+        if gone {
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 }
@@ -111,39 +125,51 @@ impl Follower {
 /// Answers as soon as there is a line, with none once the time is up.
 async fn longpoll(context: &Context, caller: &Caller, mut follower: Follower, timeout: Duration) -> Answer {
     let gateway = &context.gateway;
-    let _seat = Seat::take(context)?;
-    let waits = async {
-        loop {
-            let lines = follower.next(BYTES_MAX).await?;
-            if !lines.is_empty() {
-                return Ok::<_, crate::error::Error>(lines);
-            }
-            follower.more().await;
+    let _seat = stream::seat(context, &follower.database)?;
+    let deadline = Instant::now() + timeout;
+    let mut revoked = std::pin::pin!(gateway.access.ended(caller, &gateway.clock));
+    loop {
+        // "No lines" is for who has looked.
+        let lines = follower.next(BYTES_MAX).await?;
+        if !lines.is_empty() {
+            return Ok(page(lines));
         }
-    };
-    tokio::select! {
-        lines = waits => Ok(page(lines?)),
-        () = tokio::time::sleep(timeout) => Ok(page(String::new())),
-        () = gateway.lifecycle.reached(Phase::Draining) => Ok(page(String::new())),
-        problem = gateway.access.ended(caller, &gateway.clock) => Err(problem.into()),
+        tokio::select! {
+            () = follower.more() => {}
+            () = tokio::time::sleep_until(deadline) => return Ok(page(String::new())),
+            () = gateway.lifecycle.reached(Phase::Draining) => return Ok(page(String::new())),
+            problem = &mut revoked => return Err(problem.into()),
+        }
     }
 }
 
 /// Lines and nothing else, so that what is received is the journal; an empty line now and then says that all is well.
-async fn stream(mut follower: Follower, outlet: Arc<Outlet>) -> std::result::Result<(), Ended> {
+async fn follow(mut follower: Follower, outlet: Arc<Outlet>) -> std::result::Result<(), Ended> {
+    let mut beats = stream::heartbeats();
     loop {
-        let room = outlet.room().await?;
-        // The reader comes again from its last position, to this gateway or to another.
-        let lines = follower.next(PART_BYTES_MAX).await.map_err(|_| Ended)?;
-        if !lines.is_empty() {
-            outlet.send(lines, Some(room)).await?;
-            continue;
+        {
+            let mut reading = std::pin::pin!(async {
+                let room = outlet.room(PART_BYTES_MAX).await?;
+                // The reader comes again from its last position, to this gateway or to another.
+                let lines = follower.next(PART_BYTES_MAX).await.map_err(|_| Ended)?;
+                Ok::<_, Ended>((lines, room))
+            });
+            let (lines, room) = loop {
+                tokio::select! {
+                    read = &mut reading => break read?,
+                    _ = beats.tick() => outlet.say("\n".into()).await?,
+                }
+            };
+            if !lines.is_empty() {
+                outlet.send(lines, room).await?;
+                continue;
+            }
         }
-        drop(room);
-        tokio::select! {
-            () = follower.more() => {}
-            () = tokio::time::sleep(HEARTBEAT) => outlet.send("\n".into(), None).await?,
-            () = outlet.ended() => return Err(Ended),
+        loop {
+            tokio::select! {
+                () = follower.more() => break,
+                _ = beats.tick() => outlet.say("\n".into()).await?,
+            }
         }
     }
 }

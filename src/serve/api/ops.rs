@@ -34,8 +34,11 @@ pub async fn append(
     let answer = async {
         Query::of(&uri).end()?;
         let gateway = &context.gateway;
+        let name = request::database_name(&db)?;
+        // Before the database is looked up: some clients take an answer that comes before their body for a broken stream.
+        let mut held = request::body(&context, Some(&name), &headers, body).await?;
         let database = request::database(gateway, &db).await?;
-        let held = request::body(&context, Some(&database.name), &headers, body).await?;
+        held.book_values()?;
         let mut batch = read(&context, &database, held.bytes.clone()).await?;
         authorize(&mut batch, &caller, &database.name);
         // `held` keeps its share of the memory for bodies until this request is answered.

@@ -1,11 +1,14 @@
 //! A stream of changes: the rows of page after page, then of each commit, and heartbeats between them.
 
 use crate::clock::format_time;
+use crate::error::Error;
+use crate::gateway::Database;
 use crate::problem::{Problem, ProblemKind};
 use crate::relay::feed::{write_row, write_vector};
-use crate::relay::subscriber::{Step, Subscriber};
-use crate::serve::stream::{Ended, HEARTBEAT, Outlet};
+use crate::relay::subscriber::{Place, Standing, Step, Subscriber};
+use crate::serve::stream::{Ended, Outlet, heartbeats};
 use std::sync::Arc;
+use tokio::time::Interval;
 
 /// How long a browser waits before it comes again, milliseconds.
 const RETRY_MS: u64 = 1000;
@@ -58,80 +61,98 @@ fn inside(object: &str) -> &str {
 }
 
 /// Feeds the outlet until its reader or the gateway ends.
-pub async fn run(mut subscriber: Subscriber, form: Form, outlet: Arc<Outlet>) -> Result<(), Ended> {
+pub async fn run(mut subscriber: Subscriber, form: Form, outlet: Arc<Outlet>, jitter: u64) -> Result<(), Ended> {
     if form == Form::Events {
-        // When a browser comes again after the stream was cut.
-        outlet.send(format!("retry: {RETRY_MS}\n\n"), None).await?;
+        // When a browser comes again after the stream was cut: not all of a crowd in the same moment.
+        outlet.say(format!("retry: {}\n\n", RETRY_MS + jitter % RETRY_MS)).await?;
     }
-    let mut caught_up = false;
+    let (mut beats, mut caught_up) = (heartbeats(), false);
     loop {
-        // At the head pages are shared and small; before it each is made by itself, when there is room.
-        let room = if subscriber.is_at_head() { None } else { Some(outlet.room().await?) };
-        let step = match subscriber.next().await {
-            Ok(step) => step,
-            Err(error) => {
+        match read(&mut subscriber, form, &outlet, &mut beats).await {
+            Ok(()) => {}
+            Err(Cut::Ended) => return Err(Ended),
+            Err(Cut::Failed(error)) => {
                 tracing::debug!(error = %error.chain(), "a feed could not read on");
                 let problem = Problem::new(ProblemKind::Unavailable, "the journal cannot be reached; connect again");
-                return outlet.send(form.error(&problem), room).await;
+                return outlet.say(form.error(&problem)).await;
             }
-        };
-        let pending = step.as_ref().map_or(0, Step::pending);
-        // Where no row is for this reader the cursor still moves; the next heartbeat tells.
-        match step.map(|step| write(&subscriber, form, &step)).filter(|text| !text.is_empty()) {
-            Some(text) => outlet.send(text, room).await?,
-            None => drop(room),
         }
-        if pending == 0 {
-            if !caught_up {
-                caught_up = true;
-                outlet.send(heartbeat(&subscriber, form), None).await?;
+        if subscriber.has_more() {
+            continue;
+        }
+        if !caught_up {
+            caught_up = true;
+            outlet.say(heartbeat(&subscriber.place, form)).await?;
+        }
+        loop {
+            tokio::select! {
+                () = subscriber.changed() => break,
+                _ = beats.tick() => outlet.say(heartbeat(&subscriber.place, form)).await?,
             }
-            wait(&mut subscriber, form, &outlet).await?;
         }
     }
 }
 
-/// Waits for a commit; says now and then that all is well.
-async fn wait(subscriber: &mut Subscriber, form: Form, outlet: &Outlet) -> Result<(), Ended> {
-    loop {
+enum Cut {
+    Ended,
+    Failed(Error),
+}
+
+impl From<Ended> for Cut {
+    fn from(_: Ended) -> Self {
+        Self::Ended
+    }
+}
+
+/// Reads a page and hands it on; how the reader stands is told on time all the same.
+async fn read(subscriber: &mut Subscriber, form: Form, outlet: &Outlet, beats: &mut Interval) -> Result<(), Cut> {
+    let place = subscriber.place.clone();
+    let mut reading = std::pin::pin!(async {
+        let shared = subscriber.page_bytes() == 0;
+        let room = outlet.room(subscriber.page_bytes()).await?;
+        let step = subscriber.next().await.map_err(Cut::Failed)?;
+        let Some(step) = step else { return Ok::<_, Cut>(None) };
+        // A page that was read for many is written for each: one after the other, as far as there is room.
+        let bodies = subscriber.wants_bodies();
+        let room = if shared { outlet.room(step.bytes(bodies)).await? } else { room };
+        let text = write(&step, form, bodies, &subscriber.place.database);
+        Ok(Some((text, room)))
+    });
+    let written = loop {
         tokio::select! {
-            () = subscriber.changed() => return Ok(()),
-            () = tokio::time::sleep(HEARTBEAT) => {}
-            () = outlet.ended() => return Err(Ended),
+            read = &mut reading => break read?,
+            _ = beats.tick() => outlet.say(heartbeat(&place, form)).await?,
         }
-        outlet.send(heartbeat(subscriber, form), None).await?;
+    };
+    // Where no row is for this reader the cursor still moves; the next heartbeat tells.
+    match written.filter(|(text, _)| !text.is_empty()) {
+        Some((text, room)) => Ok(outlet.send(text, room).await?),
+        None => Ok(()),
     }
 }
 
 /// The rows; only the last moves the reader's cursor, so that it resumes where a commit ends.
-fn write(subscriber: &Subscriber, form: Form, step: &Step) -> String {
-    let rows = step.rows();
-    let cursor = step.cursor.encode(&subscriber.database.name);
-    let mut out = String::with_capacity(256 * rows.len());
-    let mut row = String::new();
-    for (at, document) in rows.iter().enumerate() {
+fn write(step: &Step, form: Form, bodies: bool, database: &Database) -> String {
+    let cursor = step.cursor.encode(&database.name);
+    let mut out = String::with_capacity(step.bytes(bodies));
+    let (mut row, mut rows) = (String::new(), step.rows(bodies).peekable());
+    while let Some((document, shown)) = rows.next() {
         row.clear();
-        write_row(document, subscriber.wants_bodies(), &mut row);
-        form.write("change", inside(&row), (at + 1 == rows.len()).then_some(&cursor), &mut out);
+        write_row(document, shown, &mut row);
+        form.write("change", inside(&row), rows.peek().is_none().then_some(&cursor), &mut out);
     }
     out
 }
 
 /// Where the region stands, so that a reader can tell whether it is behind: how much it was not given yet, whether the region
-/// itself has less than the reader's cursor, and when Postgres last confirmed all this.
-fn heartbeat(subscriber: &Subscriber, form: Form) -> String {
-    let head = subscriber.database.known();
-    let since = subscriber.since.clone().unwrap_or_default();
+/// itself has less than the reader has shown, and when Postgres last confirmed all this.
+fn heartbeat(place: &Place, form: Form) -> String {
+    let Standing { head, pending, behind, confirmed_at } = place.standing();
     let mut members = String::from("\"vector\":");
     write_vector(&head.vector, &mut members);
-    members.push_str(&format!(
-        ",\"stamp\":\"{}\",\"pending\":{},\"behind\":{},\"confirmed_at\":\"{}\"",
-        head.stamp,
-        head.vector.beyond(&since.vector),
-        !head.vector.covers(&since.vector),
-        format_time(subscriber.gateway.confirmed_at())
-    ));
-    let cursor = subscriber.since.as_ref().map(|since| since.encode(&subscriber.database.name));
+    let (stamp, confirmed_at) = (head.stamp, format_time(confirmed_at));
+    members.push_str(&format!(",\"stamp\":\"{stamp}\",\"pending\":{pending},\"behind\":{behind},\"confirmed_at\":\"{confirmed_at}\""));
+    let cursor = place.since.as_ref().map(|since| since.encode(&place.database.name));
     let mut out = String::new();
     form.write("heartbeat", &members, cursor.as_deref(), &mut out);
     out
