@@ -58,10 +58,15 @@ impl Line {
         Busy(self.clone())
     }
 
-    /// Closes the connection from the inside, where nothing moved since `before`.
+    /// Closes the connection from the inside.
+    pub fn hang_up(&self) {
+        self.0.hangup.notify_one();
+    }
+
+    /// The same, where nothing moved since `before`.
     pub fn hang_up_unless_moved(&self, before: u64) {
         if self.moves() == before {
-            self.0.hangup.notify_one();
+            self.hang_up();
         }
     }
 
@@ -112,19 +117,18 @@ fn take(rest: &Rest) -> Result<(Bytes, bool), Error> {
     Ok((piece, more))
 }
 
-/// An answer that is there as a whole.
-pub fn whole(bytes: Bytes, share: Share, line: Line, stall: Duration) -> Body {
+/// An answer that is there as a whole. One that is `packed` on its way holds more than its share while it stands still, and only
+/// the end of the connection gets that back.
+pub fn whole(bytes: Bytes, share: Share, line: Line, stall: Duration, packed: bool) -> Body {
     let rest = rest(bytes, share);
-    tokio::spawn(watch(Arc::downgrade(&rest), line.clone(), stall));
-    let pieces = stream::unfold(Some(rest), move |rest| {
-        let line = line.clone();
-        async move {
-            let rest = rest?;
-            line.moved();
-            match take(&rest) {
-                Ok((piece, more)) => Some((Ok(piece), more.then_some(rest))),
-                Err(error) => Some((Err(error), None)),
-            }
+    tokio::spawn(watch(Arc::downgrade(&rest), line.clone(), stall, packed));
+    let busy = line.busy();
+    let pieces = stream::unfold((Some(rest), busy), |(rest, busy)| async move {
+        let rest = rest?;
+        busy.0.moved();
+        match take(&rest) {
+            Ok((piece, more)) => Some((Ok(piece), (more.then_some(rest), busy))),
+            Err(error) => Some((Err(error), (None, busy))),
         }
     });
     // Some ask again after the end.
@@ -132,7 +136,7 @@ pub fn whole(bytes: Bytes, share: Share, line: Line, stall: Duration) -> Body {
 }
 
 /// Looks now and then whether the reader took anything; of one that did not, what waits is let go.
-async fn watch(rest: Weak<Mutex<Option<Left>>>, line: Line, stall: Duration) {
+async fn watch(rest: Weak<Mutex<Option<Left>>>, line: Line, stall: Duration, packed: bool) {
     let mut before = 0;
     loop {
         let moves = line.moves();
@@ -144,7 +148,11 @@ async fn watch(rest: Weak<Mutex<Option<Left>>>, line: Line, stall: Duration) {
             Some(left) if left.taken > before => before = left.taken,
             Some(_) => {
                 *rest = None;
-                line.hang_up_unless_moved(moves);
+                if packed {
+                    line.hang_up();
+                } else {
+                    line.hang_up_unless_moved(moves);
+                }
                 return;
             }
         }
@@ -212,6 +220,11 @@ impl Parts {
         }
     }
 
+    /// Hands a few words over, if they can go at once.
+    pub fn send_now(&self, bytes: Bytes, share: Share) {
+        let _ = self.sender.try_send(rest(bytes, share));
+    }
+
     /// Completes once the reader is gone.
     pub async fn closed(&self) {
         self.sender.closed().await;
@@ -235,7 +248,7 @@ mod tests {
     async fn a_reader_who_takes_nothing_is_cut_off_and_gives_its_memory_back() {
         let memory = Memory::new("answers", 1 << 20, 1 << 20);
         let line = Line::default();
-        let body = |share| whole(vec![b'x'; 300 << 10].into(), share, line.clone(), STALL);
+        let body = |share| whole(vec![b'x'; 300 << 10].into(), share, line.clone(), STALL, false);
         let mut share = memory.share(None);
         share.grow(1 << 20).unwrap();
         let mut pieces = body(share).into_data_stream();

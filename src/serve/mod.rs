@@ -26,6 +26,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use stall::Stalling;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -91,6 +92,9 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, tls: Option<Arc
     clean
 }
 
+/// What the kernel holds of one connection's answers, bytes; it doubles that.
+const SEND_BYTES: usize = 256 << 10;
+
 /// A connection on which nothing is asked or taken for one to two of these is closed.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -109,6 +113,8 @@ struct Server {
 impl Server {
     async fn connection(&self, stream: TcpStream, watcher: Watcher) {
         let _ = stream.set_nodelay(true);
+        // A large buffer is said to have room again only when much of it has gone: on a slow link that looks like a stall.
+        let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BYTES);
         let Some(tls) = &self.tls else { return self.talk(stream, watcher).await };
         // What a client breaks off, or does not know how to begin, is no fault of ours.
         let accepted = tokio::select! {

@@ -20,6 +20,7 @@ use axum::routing::{MethodRouter, get, post, put};
 use axum::{Extension, Router};
 use std::sync::Arc;
 use std::time::Duration;
+use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{Predicate, SizeAbove};
 
@@ -83,7 +84,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .fallback(missing)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(context.clone(), hold))
-        .layer(CompressionLayer::new().gzip(true).zstd(true).compress_when(SizeAbove::new(1024).and(may_transform)))
+        .layer(packing())
         .layer(from_fn_with_state(context.clone(), door))
         .layer(Extension(docs::Text::new(document)))
         .with_state(context);
@@ -123,8 +124,21 @@ fn operators(table: &mut Table) {
     table.add("/metrics", read, get(health::metrics), health::describe_metrics());
 }
 
+/// Answers from this size on are compressed, where the client takes that, with so much memory meanwhile.
+const PACKED_BYTES_MIN: u16 = 8 << 10;
+const PACKER_BYTES: usize = 640 << 10;
+
+fn packing() -> CompressionLayer<impl Predicate> {
+    // The fastest also needs least: half a megabyte each rather than more than one.
+    let layer = CompressionLayer::new().gzip(true).zstd(true).quality(CompressionLevel::Fastest);
+    layer.compress_when(SizeAbove::new(PACKED_BYTES_MIN).and(may_transform))
+}
+
 /// Streams are not gathered up to be compressed.
-fn may_transform(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions) -> bool {
+fn may_transform(_: StatusCode, _: Version, headers: &HeaderMap, extensions: &Extensions) -> bool {
+    if extensions.get::<Shared>().is_some() {
+        return false;
+    }
     let cache = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok());
     !cache.is_some_and(|value| value.contains("no-transform"))
 }
@@ -150,20 +164,23 @@ async fn door(State(context): State<Context>, request: Request, next: Next) -> R
     response
 }
 
-/// What every request of it gets; nobody's memory is taken for it.
+/// What every request of it gets, as it stands: nobody's memory is taken for it, and so it is not compressed either.
 #[derive(Clone)]
 pub struct Shared;
 
 /// Answers take their share of the memory for answers until they are read.
 async fn hold(State(context): State<Context>, request: Request, next: Next) -> Response {
     let line = request.extensions().get::<Line>().cloned().unwrap_or_default();
+    let packs = request.headers().contains_key(header::ACCEPT_ENCODING);
     let response = next.run(request).await;
     let Some(size) = response.body().size_hint().exact().filter(|size| *size > SMALL_BYTES_MAX) else { return response };
     if response.extensions().get::<Shared>().is_some() {
         return response;
     }
+    let packed = packs && size > u64::from(PACKED_BYTES_MIN);
     let mut share = context.answers.share(response.extensions().get::<DatabaseName>());
-    if let Err(problem) = share.grow(usize::try_from(size).unwrap_or(usize::MAX)) {
+    let packer = if packed { PACKER_BYTES } else { 0 };
+    if let Err(problem) = share.grow(usize::try_from(size).unwrap_or(usize::MAX).saturating_add(packer)) {
         return refuse(&context.gateway, problem.into());
     }
     let (mut parts, body) = response.into_parts();
@@ -171,7 +188,7 @@ async fn hold(State(context): State<Context>, request: Request, next: Next) -> R
     let bytes = to_bytes(body, usize::MAX).await.unwrap_or_default();
     parts.headers.insert(header::CONTENT_LENGTH, bytes.len().into());
     let stall = Duration::from_millis(context.gateway.config.limits.subscriber_stall_ms_max);
-    let body: Body = answer::whole(bytes, share, line, stall);
+    let body: Body = answer::whole(bytes, share, line, stall, packed);
     Response::from_parts(parts, body)
 }
 

@@ -77,6 +77,11 @@ impl Outlet {
         self.send(text, room).await
     }
 
+    /// A few words, if they can be said at once: for who has something else to do than to wait for the reader.
+    pub fn hint(&self, text: String) {
+        self.parts.send_now(text.into(), self.answers.share(None));
+    }
+
     /// Completes once the reader is gone or the gateway stops.
     pub async fn ended(&self) {
         tokio::select! {

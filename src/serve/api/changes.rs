@@ -200,10 +200,10 @@ pub fn describe_read() -> Operation {
         .about(
             "Without `since` it begins with a snapshot of the documents that are there; its tail follows. Every row shows a document \
              as it is now, so a document that changed often may stand there once.\n\n\
-             `page` answers at once. `longpoll` waits until there is a row, for `timeout_ms`, and then answers with none. `sse` and \
-             `ndjson` go on until somebody ends them: with the token, when the gateway stops, when a reader takes nothing for too \
-             long. Come again with the last cursor, to any region, and nothing is missed. About every 15 seconds a heartbeat tells \
-             where the region stands.",
+             `page` answers at once. `longpoll` waits until there is a row, for `timeout_ms`, and then answers with none, or with 503 \
+             `unavailable` where Postgres has not confirmed lately that there is none. `sse` and `ndjson` go on until somebody ends them: with the token, when the gateway stops, when a reader takes nothing for too \
+             long. Come again with the last cursor, to any region, and nothing is missed. Every 15 seconds a heartbeat tells \
+             where the region and the reader stand, also while it catches up.",
         )
         .query("since", reference("Cursor"), "What was read already.")
         .query("feed", feeds, "How to answer.")

@@ -64,6 +64,7 @@ pub async fn read_many(State(context): State<Context>, Path(db): Path<String>, u
         query.end()?;
         let held = request::body(&context, Some(&database.name), &headers, body).await?;
         let asked = read_ids(&held.bytes)?;
+        let mut reading = context.answers.share(Some(&database.name));
         let mut docs: Vec<DocId> = asked.iter().filter_map(|text| DocId::new(text).ok()).collect();
         docs.sort();
         docs.dedup();
@@ -71,13 +72,17 @@ pub async fn read_many(State(context): State<Context>, Path(db): Path<String>, u
         // In slices: what is too much is noticed before all of it is in memory. One call may so see two moments; each
         // document is whole.
         for slice in docs.chunks(16) {
-            found.extend(context.gateway.store.documents(database.id, slice).await?);
+            let read = context.gateway.store.documents(database.id, slice).await?;
+            // Booked while the next ones are waited for; what is written of them is booked by itself.
+            reading.grow(read.iter().filter_map(|document| document.body.as_ref()).map(|body| body.len()).sum())?;
+            found.extend(read);
             let bytes: usize = found.iter().filter_map(|document| document.body.as_ref()).map(|body| body.len()).sum();
             if bytes > READ_BYTES_MAX {
                 let detail = format!("these documents have more than {READ_BYTES_MAX} bytes; ask for fewer at once");
                 return Err(Problem::new(ProblemKind::TooLarge, detail).over(READ_BYTES_MAX as u64, bytes as u64).into());
             }
         }
+        drop(reading);
         let found: HashMap<&str, &Document> = found.iter().map(|document| (document.doc.as_str(), document)).collect();
         let mut out = String::from("{\"docs\":[");
         for (at, text) in asked.iter().enumerate() {

@@ -157,7 +157,7 @@ async fn follow(mut follower: Follower, outlet: Arc<Outlet>) -> std::result::Res
             let (lines, room) = loop {
                 tokio::select! {
                     read = &mut reading => break read?,
-                    _ = beats.tick() => outlet.say("\n".into()).await?,
+                    _ = beats.tick() => outlet.hint("\n".into()),
                 }
             };
             if !lines.is_empty() {

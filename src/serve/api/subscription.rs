@@ -108,20 +108,28 @@ impl From<Ended> for Cut {
 async fn read(subscriber: &mut Subscriber, form: Form, outlet: &Outlet, beats: &mut Interval) -> Result<(), Cut> {
     let place = subscriber.place.clone();
     let mut reading = std::pin::pin!(async {
-        let shared = subscriber.page_bytes() == 0;
-        let room = outlet.room(subscriber.page_bytes()).await?;
+        let booked = subscriber.page_bytes();
+        let shared = booked == 0;
+        let room = outlet.room(booked).await?;
         let step = subscriber.next().await.map_err(Cut::Failed)?;
         let Some(step) = step else { return Ok::<_, Cut>(None) };
         // A page that was read for many is written for each: one after the other, as far as there is room.
         let bodies = subscriber.wants_bodies();
-        let room = if shared { outlet.room(step.bytes(bodies)).await? } else { room };
+        // A commit that cannot be divided may need more than a page does. Given back first: who waits holds nothing.
+        let room = if shared || step.bytes(bodies) > booked {
+            drop(room);
+            outlet.room(step.bytes(bodies)).await?
+        } else {
+            room
+        };
         let text = write(&step, form, bodies, &subscriber.place.database);
         Ok(Some((text, room)))
     });
     let written = loop {
         tokio::select! {
             read = &mut reading => break read?,
-            _ = beats.tick() => outlet.say(heartbeat(&place, form)).await?,
+            // The read may hold what others wait for: it does not wait for this reader.
+            _ = beats.tick() => outlet.hint(heartbeat(&place, form)),
         }
     };
     // Where no row is for this reader the cursor still moves; the next heartbeat tells.
