@@ -104,17 +104,18 @@ fn rest(bytes: Bytes, share: Share) -> Rest {
     Arc::new(Mutex::new(Some(Left { bytes, _share: share, taken: 0 })))
 }
 
-/// The next piece, and whether there is more. Cut off, never cut short: a reader must be able to tell.
-fn take(rest: &Rest) -> Result<(Bytes, bool), Error> {
+/// The next piece; `None` once the last one was sent, for hyper asks again only then: till then its share is kept, and whoever
+/// takes nothing is noticed. Cut off, never cut short: a reader must be able to tell.
+fn take(rest: &Rest) -> Result<Option<Bytes>, Error> {
     let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
     let left = rest.as_mut().ok_or_else(|| Error::new(ErrorKind::TimedOut, "the reader took nothing"))?;
     left.taken += 1;
     let piece = left.bytes.split_to(left.bytes.len().min(PIECE_BYTES_MAX));
-    let more = !left.bytes.is_empty();
-    if !more {
+    if piece.is_empty() {
         *rest = None;
+        return Ok(None);
     }
-    Ok((piece, more))
+    Ok(Some(piece))
 }
 
 /// An answer that is there as a whole. One that is `packed` on its way holds more than its share while it stands still, and only
@@ -127,7 +128,7 @@ pub fn whole(bytes: Bytes, share: Share, line: Line, stall: Duration, packed: bo
         let rest = rest?;
         busy.0.moved();
         match take(&rest) {
-            Ok((piece, more)) => Some((Ok(piece), (more.then_some(rest), busy))),
+            Ok(piece) => Some((Ok(piece?), (Some(rest), busy))),
             Err(error) => Some((Err(error), (None, busy))),
         }
     });
@@ -181,16 +182,21 @@ impl Parts {
         let pieces = stream::unfold((received, None::<Rest>, busy), move |(mut received, left, busy)| {
             let counter = counter.clone();
             async move {
-                let rest = match left {
-                    Some(rest) => rest,
-                    None => received.recv().await?,
+                let mut left = left;
+                let (rest, piece) = loop {
+                    let rest = match left.take() {
+                        Some(rest) => rest,
+                        None => received.recv().await?,
+                    };
+                    match take(&rest) {
+                        Ok(None) => {}
+                        Ok(Some(piece)) => break (Some(rest), Ok(piece)),
+                        Err(error) => break (None, Err(error)),
+                    }
                 };
                 counter.fetch_add(1, Ordering::Relaxed);
                 busy.0.moved();
-                let (piece, left) = match take(&rest) {
-                    Ok((piece, more)) => (Ok(piece), more.then_some(rest)),
-                    Err(error) => (Err(error), None),
-                };
+                let left = rest;
                 Some((piece, (received, left, busy)))
             }
         });

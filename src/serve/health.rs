@@ -25,7 +25,7 @@ pub async fn live() -> &'static str {
 pub struct Readiness(tokio::sync::Mutex<Option<(Instant, Option<String>)>>);
 
 /// How long that holds.
-const FRESH: Duration = Duration::from_millis(200);
+const FRESH: Duration = Duration::from_millis(1);
 
 /// Why not, if so: Postgres answers with the schema this gateway was built for, and what the other regions held when it began is
 /// here. Asked of Postgres, since a process that compares itself with its own cache looks well while it is frozen.
