@@ -130,11 +130,11 @@ impl Server {
     async fn talk(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, watcher: Watcher) {
         let line = Line::default();
         let (router, asked) = (self.router.clone(), line.clone());
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(asked.clone());
-            let (busy, answer) = (asked.busy(), TowerToHyperService::new(router.clone()).call(request));
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (line, busy, version) = (asked.clone(), asked.busy(), request.version());
+            let answer = TowerToHyperService::new(router.clone()).call(request);
             async move {
-                let answer = answer.await;
+                let answer = answer.await.map(|response| line.watched(version, response));
                 drop(busy);
                 answer
             }
@@ -143,7 +143,7 @@ impl Server {
         let connection = watcher.watch(self.protocols.serve_connection(io, service).into_owned());
         tokio::select! {
             _ = connection => {}
-            () = line.ended(IDLE) => {}
+            () = line.ended(IDLE, self.stall) => {}
         }
     }
 }

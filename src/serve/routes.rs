@@ -1,6 +1,6 @@
 //! Every address, grouped by who calls it: what it needs of its caller, who answers, and how it is described.
 
-use super::answer::{self, Line, SMALL_BYTES_MAX};
+use super::answer::{Held, SMALL_BYTES_MAX};
 use super::api::{changes, conflicts, databases, docs, documents, history, journal, ops, regions, status};
 use super::guard::{Needs, guard};
 use super::memory::Memory;
@@ -11,7 +11,7 @@ use crate::access::Right;
 use crate::gateway::Gateway;
 use crate::id::DatabaseName;
 use crate::problem::{Problem, ProblemKind};
-use axum::body::{Body, HttpBody, to_bytes};
+use axum::body::HttpBody;
 use axum::extract::{Request, State};
 use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -19,7 +19,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post, put};
 use axum::{Extension, Router};
 use std::sync::Arc;
-use std::time::Duration;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{Predicate, SizeAbove};
@@ -170,26 +169,19 @@ pub struct Shared;
 
 /// Answers take their share of the memory for answers until they are read.
 async fn hold(State(context): State<Context>, request: Request, next: Next) -> Response {
-    let line = request.extensions().get::<Line>().cloned().unwrap_or_default();
     let packs = request.headers().contains_key(header::ACCEPT_ENCODING);
-    let response = next.run(request).await;
+    let mut response = next.run(request).await;
     let Some(size) = response.body().size_hint().exact().filter(|size| *size > SMALL_BYTES_MAX) else { return response };
     if response.extensions().get::<Shared>().is_some() {
         return response;
     }
-    let packed = packs && size > u64::from(PACKED_BYTES_MIN);
+    let packer = if packs && size > u64::from(PACKED_BYTES_MIN) { PACKER_BYTES } else { 0 };
     let mut share = context.answers.share(response.extensions().get::<DatabaseName>());
-    let packer = if packed { PACKER_BYTES } else { 0 };
     if let Err(problem) = share.grow(usize::try_from(size).unwrap_or(usize::MAX).saturating_add(packer)) {
         return refuse(&context.gateway, problem.into());
     }
-    let (mut parts, body) = response.into_parts();
-    // It is there already: nothing is waited for or copied.
-    let bytes = to_bytes(body, usize::MAX).await.unwrap_or_default();
-    parts.headers.insert(header::CONTENT_LENGTH, bytes.len().into());
-    let stall = Duration::from_millis(context.gateway.config.limits.subscriber_stall_ms_max);
-    let body: Body = answer::whole(bytes, share, line, stall, packed);
-    Response::from_parts(parts, body)
+    response.extensions_mut().insert(Held::new(share));
+    response
 }
 
 async fn missing(request: Request) -> Response {

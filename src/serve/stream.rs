@@ -3,7 +3,7 @@
 //! It ends when its reader goes or takes nothing, when its token ends, and when the gateway stops; in each case the reader comes
 //! again with the last cursor it was given and misses nothing.
 
-use super::answer::{Line, Parts};
+use super::answer::Parts;
 use super::memory::{Memory, Share};
 use super::problem::Answer;
 use super::routes::Context;
@@ -63,10 +63,9 @@ impl Outlet {
 
     /// Hands a part to the reader; the room it was made in shrinks to what it holds.
     pub async fn send(&self, part: String, room: Share) -> Result<(), Ended> {
-        let stall = Duration::from_millis(self.gateway.config.limits.subscriber_stall_ms_max);
         let room = room.shrink(part.len());
         tokio::select! {
-            sent = self.parts.send(part.into(), room, stall) => sent.map_err(|_| Ended),
+            sent = self.parts.send(part.into(), room) => sent.map_err(|_| Ended),
             () = self.gateway.lifecycle.reached(Phase::Draining) => Err(Ended),
         }
     }
@@ -96,7 +95,6 @@ pub struct Opening<'a> {
     pub context: &'a Context,
     pub database: &'a Arc<Database>,
     pub caller: Caller,
-    pub line: Line,
     pub media_type: &'static str,
 }
 
@@ -108,7 +106,7 @@ impl Opening<'_> {
         L: FnOnce(&Problem) -> String + Send + 'static,
     {
         let seat = seat(self.context, self.database)?;
-        let (parts, body) = Parts::new(&self.line);
+        let (parts, body) = Parts::new();
         let (gateway, caller) = (self.context.gateway.clone(), self.caller);
         let (answers, database) = (self.context.answers.clone(), self.database.clone());
         let outlet = Arc::new(Outlet { parts, answers, gateway: gateway.clone(), database });

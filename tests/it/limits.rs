@@ -200,12 +200,16 @@ async fn a_reader_that_keeps_its_window_shut_is_hung_up_on() {
     let eu = Region::start(settings).await;
     eu.client.create("shop").await;
     fill(&eu.client).await;
-    for path in ["docs?limit=1000", "changes?feed=sse&body=true"] {
+    eu.client.write(vec![put("b/small", json!({ "text": "x".repeat(20_000) }))]).await;
+    // Also where all of an answer is one piece, which the connection takes before there is room for it.
+    let windows = [("docs?limit=1000", 1000, ""), ("changes?feed=sse&body=true", 1000, "")];
+    for (path, window, packed) in windows.into_iter().chain([("docs/b/small", 0, ""), ("docs/b/small", 0, "zstd")]) {
         let stream = TcpStream::connect(address(&eu.client.url)).await.unwrap();
         let (mut send, connection) =
-            h2::client::Builder::new().initial_window_size(1000).handshake::<_, bytes::Bytes>(stream).await.unwrap();
+            h2::client::Builder::new().initial_window_size(window).handshake::<_, bytes::Bytes>(stream).await.unwrap();
         let ended = tokio::spawn(connection);
-        let request = axum::http::Request::get(format!("http://localhost/v1/dbs/shop/{path}")).body(()).unwrap();
+        let request = axum::http::Request::get(format!("http://localhost/v1/dbs/shop/{path}"));
+        let request = request.header("accept-encoding", packed).body(()).unwrap();
         let (answer, _) = send.send_request(request, true).unwrap();
         let answer = answer.await.unwrap();
         assert_eq!(answer.status(), 200, "{path}");

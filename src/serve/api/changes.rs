@@ -10,7 +10,6 @@ use crate::problem::{Problem, ProblemKind};
 use crate::project::Document;
 use crate::relay::feed::{self, Extent, Filter, Shown, write_row};
 use crate::relay::subscriber::{Place, Standing, Subscriber};
-use crate::serve::answer::Line;
 use crate::serve::openapi::{Content, Operation, reference};
 use crate::serve::problem::{Answer, Refusal};
 use crate::serve::request::{self, Query};
@@ -38,7 +37,6 @@ struct Asked {
 pub async fn read(
     State(context): State<Context>,
     Extension(caller): Extension<Caller>,
-    Extension(line): Extension<Line>,
     Path(db): Path<String>,
     uri: Uri,
     headers: HeaderMap,
@@ -68,7 +66,7 @@ pub async fn read(
         };
         let extent = Extent { rows: asked.limit, bytes: feed::STREAM_BYTES };
         let subscriber = Subscriber::new(gateway, &database, asked.since, asked.filter, extent, asked.bodies);
-        let opening = Opening { context: &context, database: &database, caller, line, media_type: form.media_type() };
+        let opening = Opening { context: &context, database: &database, caller, media_type: form.media_type() };
         let jitter = gateway.random.uuid().as_u64_pair().1;
         opening.open(|outlet| subscription::run(subscriber, form, outlet, jitter), move |problem| form.error(problem))
     };

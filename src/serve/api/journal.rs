@@ -7,7 +7,6 @@ use crate::gateway::{Database, Gateway};
 use crate::id::{POSITION_MAX, Position, Region};
 use crate::lifecycle::Phase;
 use crate::problem::{Problem, ProblemKind};
-use crate::serve::answer::Line;
 use crate::serve::openapi::{Content, Operation};
 use crate::serve::problem::Answer;
 use crate::serve::request::{self, Query};
@@ -37,7 +36,6 @@ const LINES: &str = "application/x-ndjson";
 pub async fn read(
     State(context): State<Context>,
     Extension(caller): Extension<Caller>,
-    Extension(line): Extension<Line>,
     Path((db, region)): Path<(String, String)>,
     uri: Uri,
 ) -> Response {
@@ -61,7 +59,7 @@ pub async fn read(
             None | Some("page") => Ok(page(follower.next(BYTES_MAX).await?)),
             Some("longpoll") => longpoll(&context, &caller, follower, timeout).await,
             Some("ndjson") => {
-                let opening = Opening { context: &context, database: &database, caller, line, media_type: LINES };
+                let opening = Opening { context: &context, database: &database, caller, media_type: LINES };
                 opening.open(|outlet| follow(follower, outlet), |_| String::new())
             }
             Some(other) => {
