@@ -224,7 +224,7 @@ impl HttpBody for Watched {
     fn size_hint(&self) -> SizeHint {
         let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
         match rest.as_ref().map(|left| (left.body.size_hint(), left.piece.len())) {
-            Some((body, piece)) if piece == 0 => body,
+            Some((body, 0)) => body,
             _ => SizeHint::default(),
         }
     }
