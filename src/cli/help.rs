@@ -59,6 +59,14 @@ const GROUPS: [(&str, Group); 4] = [
         "Proof and tools",
         &[
             ("verify", &["tidegate verify --url postgres://gateway:password@localhost/tidegate"]),
+            (
+                "bench",
+                &[
+                    "tidegate bench",
+                    "tidegate bench --only B1a,B3",
+                    "tidegate bench load write --url http://127.0.0.1:8080 --db shop --ops 100000",
+                ],
+            ),
             ("completions", &["tidegate completions bash > ~/.local/share/bash-completion/completions/tidegate"]),
         ],
     ),

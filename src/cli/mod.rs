@@ -1,5 +1,6 @@
 //! The command line, a file per command.
 
+mod bench;
 mod changes;
 mod completions;
 mod demo;
@@ -74,6 +75,8 @@ enum Command {
     Import(import::Arguments),
     /// Read everything a region holds and prove it: positions, stamps, bytes, documents
     Verify(verify::Arguments),
+    /// Measure how fast this is, against what Postgres itself does on this machine
+    Bench(bench::Arguments),
     /// Print what a shell needs to complete these commands
     Completions(completions::Arguments),
 }
@@ -106,6 +109,7 @@ pub fn run() -> ExitCode {
             Command::Changes(arguments) => changes::run(arguments).await,
             Command::Import(arguments) => import::run(arguments).await,
             Command::Verify(arguments) => verify::run(arguments).await,
+            Command::Bench(arguments) => bench::run(arguments).await,
             Command::Completions(arguments) => completions::run(arguments),
         }
     });

@@ -14,9 +14,10 @@ use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// How long a connection may take to come about.
@@ -59,6 +60,14 @@ pub struct Credentials {
     ca_file: Option<PathBuf>,
 }
 
+/// Where a gateway is, and how one gets in.
+pub struct Route {
+    pub host: String,
+    pub port: u16,
+    pub token: Option<String>,
+    pub tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
 impl Remote {
     /// A client whose answers are waited for so long.
     pub fn client(&self, patience: Duration) -> Result<Client> {
@@ -73,6 +82,23 @@ impl Remote {
     /// The gateway's address, where it is not the one that is meant anyway.
     pub fn elsewhere(&self) -> Option<&str> {
         Some(self.url.as_str()).filter(|url| *url != HERE)
+    }
+
+    /// The way to it, for who opens connections of its own.
+    pub fn route(&self) -> Result<Route> {
+        let invalid = |why: &str| Error::new(Kind::Invalid, format!("the gateway's address {why}"));
+        let url = base(&self.url)?.parse::<Url>().map_err(|_| invalid("is no URL"))?;
+        let (host, port) = (url.host_str().unwrap_or_default().to_owned(), url.port_or_known_default().unwrap_or(80));
+        if url.path() != "/" {
+            return Err(invalid("ends with its host or its port here"));
+        }
+        let tls = if url.scheme() == "https" {
+            let name = ServerName::try_from(host.clone()).map_err(|_| invalid("holds no name that a certificate could have"))?;
+            Some((TlsConnector::from(Arc::new(tls(trusted(self.credentials.ca_file.as_deref())?)?)), name))
+        } else {
+            None
+        };
+        Ok(Route { host, port, token: self.credentials.token()?, tls })
     }
 
     fn with(&self, patience: Option<Duration>) -> Result<Client> {

@@ -5,6 +5,7 @@ mod support;
 
 mod access;
 mod bad_input;
+mod bench;
 mod browser;
 mod commands;
 mod conflicts;

@@ -5,6 +5,7 @@
 use crate::cli::dev::guard::{self, User};
 use crate::cli::dev::nats::{self, Nats};
 use crate::cli::dev::postgres::{self, Postgres};
+use crate::cli::dev::scratch::Scratch;
 use crate::cli::remote;
 use crate::cli::{import, serve};
 use crate::clock::Clock;
@@ -14,8 +15,6 @@ use crate::random::Random;
 use crate::store::migrate;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The regions, in the order in which the log goes through them.
@@ -36,28 +35,9 @@ pub(super) async fn within<T>(what: &str, work: impl Future<Output = Result<T>>)
     tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(late()))
 }
 
-/// A directory of our own, gone when this is, also where the show breaks off.
-struct Home(PathBuf);
-
-impl Home {
-    fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("tidegate-demo-{}", std::process::id()));
-        // Not taken over where it is there already: it would be somebody else's. Postgres, unprivileged, passes through.
-        let made = std::fs::DirBuilder::new().mode(0o711).create(&path);
-        made.map_err(|error| Error::because(Kind::Conflict, format!("making {}", path.display()), error))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// What runs, in the order in which it is started.
 pub(super) struct Servers {
-    home: Home,
+    home: Scratch,
     postgres: Option<Postgres>,
     nats: Option<Nats>,
     gateways: Vec<serve::Running>,
@@ -65,14 +45,14 @@ pub(super) struct Servers {
 
 impl Servers {
     pub(super) fn new() -> Result<Self> {
-        Ok(Self { home: Home::new()?, postgres: None, nats: None, gateways: Vec::new() })
+        Ok(Self { home: Scratch::new("demo")?, postgres: None, nats: None, gateways: Vec::new() })
     }
 
     /// Starts the servers and a gateway for each region, and makes the database.
     pub(super) async fn start(&mut self) -> Result<Vec<Region>> {
         let random = Random::system();
         let user = User::unprivileged()?;
-        let path = &self.home.0;
+        let path = self.home.path();
         let postgres = within("starting Postgres", Postgres::start(path, user, &random)).await?;
         let postgres = self.postgres.insert(postgres);
         let nats = within("starting nats-server", Nats::start(path, user, &random, None)).await?;
@@ -112,7 +92,7 @@ impl Servers {
             postgres.stop().await;
         }
         // A server that was still starting ends by its guard; not before it is gone may its directory go.
-        tokio::join!(nats::settle(&self.home.0), postgres::settle(&self.home.0));
+        tokio::join!(nats::settle(self.home.path()), postgres::settle(self.home.path()));
     }
 }
 

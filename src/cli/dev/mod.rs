@@ -3,6 +3,7 @@
 pub mod guard;
 pub mod nats;
 pub mod postgres;
+pub mod scratch;
 
 use super::{serve, stop_signal};
 use crate::clock::Clock;

@@ -74,6 +74,11 @@ pub fn find() -> Result<(PathBuf, String)> {
 impl Postgres {
     /// Starts the cluster that lives in `home`, making it the first time. `user` as Postgres is to run.
     pub async fn start(home: &Path, user: Option<User>, random: &Random) -> Result<Self> {
+        Self::start_with(home, user, random, &["max_connections=200", "shared_buffers=256MB", "max_wal_size=2GB"]).await
+    }
+
+    /// The same with other settings.
+    pub async fn start_with(home: &Path, user: Option<User>, random: &Random, settings: &[&str]) -> Result<Self> {
         let (programs, version) = find()?;
         let data = home.join("postgres");
         let log = home.join("postgres.log");
@@ -96,13 +101,10 @@ impl Postgres {
                 "listen_addresses=127.0.0.1".to_owned(),
                 format!("port={port}"),
                 "unix_socket_directories=".into(),
-                "max_connections=200".into(),
-                "shared_buffers=256MB".into(),
-                "max_wal_size=2GB".into(),
                 "log_min_messages=warning".into(),
             ];
             let mut arguments: Vec<&OsStr> = vec![OsStr::new("-D"), data.as_os_str()];
-            for option in &options {
+            for option in options.iter().map(String::as_str).chain(settings.iter().copied()) {
                 arguments.extend([OsStr::new("-c"), OsStr::new(option)]);
             }
             let guarded = Guarded::start("postgres", "INT", &programs.join("postgres"), &arguments, user, &log)?;

@@ -1,0 +1,104 @@
+//! `load read` and `load snapshot`.
+
+use super::client::{Connection, Target};
+use super::sample::{Order, Sample, doc};
+use super::{Common, Measured};
+use crate::cli::remote;
+use crate::error::{Error, Kind, Result};
+use bytes::Bytes;
+use hyper::Method;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    /// Documents to read, altogether
+    #[arg(long, default_value_t = 100_000)]
+    reads: u64,
+}
+
+#[derive(clap::Args)]
+pub struct SnapshotArguments {
+    #[command(flatten)]
+    common: Common,
+}
+
+pub async fn run(arguments: Arguments) -> Result<Measured> {
+    let Arguments { common, reads } = arguments;
+    let target = common.target()?;
+    let left = Arc::new(AtomicU64::new(reads));
+    let mut readers = Vec::new();
+    for _ in 0..common.connections {
+        readers.push(Connection::open(&target).await?);
+    }
+    let started = Instant::now();
+    let readers = readers.into_iter().enumerate().map(|(at, connection)| {
+        let db = &common.db[at % common.db.len()];
+        tokio::spawn(read(connection, format!("/v1/dbs/{db}/docs/"), common.documents, left.clone()))
+    });
+    let done = futures_util::future::join_all(readers).await;
+    let lasted = started.elapsed();
+    let mut latencies = Vec::new();
+    for read in done {
+        latencies.append(&mut read.map_err(|error| Error::because(Kind::Internal, "reading", error))??);
+    }
+    Ok(Measured::new(reads, lasted, &mut latencies))
+}
+
+async fn read(mut connection: Connection, path: String, documents: u64, left: Arc<AtomicU64>) -> Result<Vec<Duration>> {
+    let mut sample = Sample::new(documents, Order::Random);
+    let mut latencies = Vec::new();
+    let take = |left: u64| left.checked_sub(1);
+    while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+        let path = format!("{path}{}", doc(sample.number()));
+        let started = Instant::now();
+        let document = connection.ask(Method::GET, &path, Bytes::new()).await?;
+        latencies.push(started.elapsed());
+        if !document.starts_with(b"{\"doc\":") {
+            return Err(Error::new(Kind::Internal, format!("{path} is no document: {}", String::from_utf8_lossy(&document))));
+        }
+    }
+    Ok(latencies)
+}
+
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(borrow)]
+    changes: Vec<&'a RawValue>,
+    cursor: &'a str,
+    pending: u64,
+}
+
+pub async fn snapshot(arguments: SnapshotArguments) -> Result<Measured> {
+    let common = arguments.common;
+    let target = common.target()?;
+    let started = Instant::now();
+    let (mut rows, mut latencies) = (0, Vec::new());
+    for db in &common.db {
+        rows += all(&target, remote::database(db)?.as_str(), &mut latencies).await?;
+    }
+    Ok(Measured::new(rows, started.elapsed(), &mut latencies))
+}
+
+/// From nothing to the head.
+async fn all(target: &Arc<Target>, db: &str, latencies: &mut Vec<Duration>) -> Result<u64> {
+    let mut connection = Connection::open(target).await?;
+    let (mut rows, mut since) = (0, String::new());
+    loop {
+        let started = Instant::now();
+        let path = format!("/v1/dbs/{db}/changes?body=true&limit=1000{since}");
+        let page = connection.ask(Method::GET, &path, Bytes::new()).await?;
+        latencies.push(started.elapsed());
+        let page: Page<'_> = serde_json::from_slice(&page).map_err(|error| Error::because(Kind::Internal, "reading a page", error))?;
+        rows += page.changes.len() as u64;
+        if page.pending == 0 {
+            return Ok(rows);
+        }
+        since = format!("&since={}", page.cursor);
+    }
+}
