@@ -13,6 +13,7 @@ use crate::planted::Planted;
 use crate::random::Random;
 use crate::relay;
 use crate::relay::live::Live;
+use crate::store::reads::Reads;
 use crate::store::{DatabaseId, Head, Store};
 use crate::telemetry::Metrics;
 use crate::vector::Vector;
@@ -52,6 +53,8 @@ pub struct Database {
     pub head: Arc<watch::Sender<Head>>,
     /// What its subscribers read together.
     pub live: Live,
+    /// Its documents, for who reads them one by one.
+    pub reads: Reads,
     /// When the store last said that it holds what is known here.
     confirmed: AtomicI64,
     gate: watch::Sender<Gate>,
@@ -231,6 +234,7 @@ impl Gateway {
                 appender,
                 head,
                 live: Live::default(),
+                reads: Reads::new(self.store.clone(), id),
                 confirmed,
                 gate: watch::Sender::new(Gate::Open),
             })

@@ -1,12 +1,15 @@
 //! The appender: one task per database and process, the only writer of journals and documents.
 //!
-//!     jobs wait → lock the head → drop what is known, decide, fold → write, commit → answer everyone
-//!                   ↑ meanwhile the next group gathers
+//!     jobs wait → look, drop what is known, decide, fold → write, commit → answer everyone
+//!                   ↑ meanwhile the next group gathers, and is decided `ahead`
 //!
 //! While one commit is in flight the next group gathers, so throughput needs no timer and an idle database no delay.
-//! Other regions' events take the same way under the same lock.
+//! What needs a document's past, and other regions' events, are decided under the head's lock:
+//!
+//!     lock the head → decide, read pasts, fold → write, commit
 
 use super::Limits;
+use super::ahead::{Flight, Landing};
 use super::batch::Checked;
 use super::decide::{Context, Decided, Gap, Refold, Work, session_after};
 use super::definitions::Definitions;
@@ -79,7 +82,7 @@ impl Queue {
         if self.ops() == 0 { Duration::ZERO } else { moved.map_or(Duration::ZERO, |moved| moved.elapsed()) }
     }
 
-    fn step(&self) {
+    pub fn step(&self) {
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 }
@@ -186,47 +189,83 @@ fn stopped() -> Error {
     Error::new(Kind::Unavailable, "the gateway is stopping")
 }
 
+/// A group of fewer ops waits for more while another is on its way.
+const AHEAD_OPS_MIN: usize = 128;
+
+/// Groups that go under the lock after another gateway wrote between: whoever waits for the lock has its turn.
+const CONTENDED: u32 = 16;
+
 async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver<Job>) {
-    let mut next = None;
+    let (parts, queue) = (&parts, &*queue);
+    let mut flight = Flight::default();
+    let (mut next, mut contended) = (None, 0);
     loop {
+        if !flight.is_flying() {
+            parts.settle(queue, &mut flight, &mut contended).await;
+        }
+        if queue.set_back.load(Ordering::Relaxed) {
+            return; // the process ends with it: a new one begins at what is there
+        }
         let job = match next.take() {
             Some(job) => job,
-            None => match inbox.recv().await {
-                Some(job) => job,
-                None => return,
+            None => tokio::select! {
+                biased;
+                () = flight.lands() => continue,
+                job = inbox.recv() => match job {
+                    Some(job) => job,
+                    None => break,
+                },
             },
         };
         match job {
             Job::Follow(region, events, reply) => {
-                let done = parts.follow(&queue, &region, events).await;
+                parts.settle(queue, &mut flight, &mut contended).await;
+                let done = parts.follow(queue, &region, events).await;
                 let _ = reply.send(done);
                 queue.step();
             }
             Job::Append(batch, reply) => {
                 let mut group = Group::default();
                 group.push(batch, reply);
-                while group.ops < parts.bounds.group_ops_max && group.bytes < parts.bounds.group_bytes_max {
+                while group.is_within(&parts.bounds) && next.is_none() {
                     match inbox.try_recv() {
-                        Ok(Job::Append(batch, reply)) => group.push(batch, reply),
-                        Ok(other) => {
-                            next = Some(other);
-                            break;
-                        }
+                        Ok(job) => next = group.take(job),
+                        Err(_) if flight.is_flying() && group.ops < AHEAD_OPS_MIN => tokio::select! {
+                            biased;
+                            () = flight.lands() => {}
+                            job = inbox.recv() => match job {
+                                Some(job) => next = group.take(job),
+                                None => break,
+                            },
+                        },
                         Err(_) => break,
                     }
                 }
-                parts.answer(&queue, group).await;
-                queue.step();
+                if group.batches.is_empty() {
+                    continue;
+                }
+                let base = flight.decision();
+                let decided = match contended {
+                    0 => flight.meanwhile(parts.decide_ahead(&group, base)).await,
+                    _ => Ok(None),
+                };
+                let stands = parts.settle(queue, &mut flight, &mut contended).await;
+                match decided {
+                    Ok(Some((decision, outcomes))) if stands => flight.launch(parts, queue, decision, group, outcomes),
+                    // What failed is tried again there, and said there.
+                    _ => {
+                        contended = contended.saturating_sub(1);
+                        parts.answer(queue, group).await;
+                    }
+                }
             }
         }
-        if queue.set_back.load(Ordering::Relaxed) {
-            return; // the process ends with it: a new one begins at what is there
-        }
     }
+    parts.settle(queue, &mut flight, &mut contended).await;
 }
 
 #[derive(Default)]
-struct Group {
+pub struct Group {
     batches: Vec<Checked>,
     replies: Vec<Answer>,
     ops: usize,
@@ -243,51 +282,96 @@ impl Group {
         self.batches.push(batch);
         self.replies.push(reply);
     }
+
+    /// Takes a batch in; anything else is given back.
+    fn take(&mut self, job: Job) -> Option<Job> {
+        match job {
+            Job::Append(batch, reply) => {
+                self.push(batch, reply);
+                None
+            }
+            other => Some(other),
+        }
+    }
+
+    fn is_within(&self, bounds: &Bounds) -> bool {
+        self.ops < bounds.group_ops_max && self.bytes < bounds.group_bytes_max
+    }
+
+    /// Ids and documents that its commit must know.
+    pub fn asks(&self) -> (Vec<Uuid>, Vec<DocId>) {
+        asks(&self.batches)
+    }
+
+    pub fn decide(&self, work: &mut Work, context: &Context<'_>) -> Vec<Outcome> {
+        self.batches.iter().map(|batch| work.batch(context, batch)).collect()
+    }
+
+    pub fn answer(self, outcomes: Vec<Outcome>, head: &Head) {
+        for (answer, outcome) in self.replies.into_iter().zip(outcomes) {
+            let session = session_after(head, outcome.session);
+            let _ = answer.reply.send(Ok(Outcome { session, ..outcome }));
+        }
+    }
+
+    pub fn fail(self, db: DatabaseId, error: &Error) {
+        tracing::warn!(db, batches = self.batches.len(), error = %error.chain(), "a commit failed");
+        for answer in self.replies {
+            let _ = answer.reply.send(Err(error.again()));
+        }
+    }
+}
+
+fn asks(batches: &[Checked]) -> (Vec<Uuid>, Vec<DocId>) {
+    let ops = || batches.iter().flat_map(|batch| &batch.ops).flatten();
+    (ops().map(|op| op.id).collect(), with_definitions(ops().map(|op| &op.doc)))
 }
 
 impl Parts {
-    /// Commits a group and answers each of it. A fault that is one batch's own must not fail its neighbours, so
-    /// after one that is not the store's being away each batch goes alone.
-    async fn answer(&self, queue: &Queue, group: Group) {
-        if group.batches.is_empty() {
-            return;
-        }
-        let result = self.append(queue, &group.batches).await;
-        match result {
-            Ok(outcomes) => {
-                for (answer, outcome) in group.replies.into_iter().zip(outcomes) {
-                    let _ = answer.reply.send(Ok(outcome));
+    /// Waits for a group that flies, and commits under the lock what was not kept of it. Whether what was decided on top of it
+    /// stands.
+    async fn settle(&self, queue: &Queue, flight: &mut Flight<'_>, contended: &mut u32) -> bool {
+        match flight.landed().await {
+            None | Some(Landing::Kept) => true,
+            Some(Landing::Unknown) => false,
+            Some(Landing::Again { group, moved }) => {
+                if moved {
+                    *contended = CONTENDED;
                 }
-            }
-            Err(error) if error.kind.policy().retry || group.batches.len() == 1 => {
-                tracing::warn!(db = self.db, batches = group.batches.len(), error = %error.chain(), "a commit failed");
-                for answer in group.replies {
-                    let _ = answer.reply.send(Err(error.again()));
-                }
-            }
-            Err(error) => {
-                tracing::warn!(db = self.db, batches = group.batches.len(), error = %error.chain(), "a group failed; each batch goes alone");
-                for (batch, answer) in group.batches.into_iter().zip(group.replies) {
-                    let alone = self.append(queue, std::slice::from_ref(&batch)).await;
-                    let _ = answer.reply.send(alone.map(|mut outcomes| outcomes.remove(0)));
-                }
+                self.answer(queue, group).await;
+                false
             }
         }
     }
 
-    async fn append(&self, queue: &Queue, batches: &[Checked]) -> Result<Vec<Outcome>> {
-        let ops = || batches.iter().flat_map(|batch| &batch.ops).flatten();
-        let ids: Vec<Uuid> = ops().map(|op| op.id).collect();
-        let docs = with_definitions(ops().map(|op| &op.doc));
-        let (outcomes, head) = self
-            .transact(queue, &ids, &docs, |work, now| {
-                let definitions = &self.definitions;
-                let context = Context { region: &self.region, now, random: &self.random, limits: &self.limits, definitions };
-                batches.iter().map(|batch| work.batch(&context, batch)).collect::<Vec<_>>()
-            })
-            .await?;
-        let answer = |outcome: Outcome| Outcome { session: session_after(&head, outcome.session), ..outcome };
-        Ok(outcomes.into_iter().map(answer).collect())
+    /// Commits a group under the lock and answers each of it. A fault that is one batch's own must not fail its neighbours, so
+    /// after one that is not the store's being away each batch goes alone.
+    async fn answer(&self, queue: &Queue, group: Group) {
+        match self.append(queue, &group.batches).await {
+            Ok((outcomes, head)) => group.answer(outcomes, &head),
+            Err(error) if error.kind.policy().retry || group.batches.len() == 1 => group.fail(self.db, &error),
+            Err(error) => {
+                tracing::warn!(db = self.db, batches = group.batches.len(), error = %error.chain(), "a group failed; each batch goes alone");
+                for (batch, answer) in group.batches.into_iter().zip(group.replies) {
+                    let mut alone = Group::default();
+                    alone.push(batch, answer);
+                    match self.append(queue, &alone.batches).await {
+                        Ok((outcomes, head)) => alone.answer(outcomes, &head),
+                        Err(error) => alone.fail(self.db, &error),
+                    }
+                }
+            }
+        }
+        queue.step();
+    }
+
+    async fn append(&self, queue: &Queue, batches: &[Checked]) -> Result<(Vec<Outcome>, Head)> {
+        let (ids, docs) = asks(batches);
+        self.transact(queue, &ids, &docs, |work, now| {
+            let context = self.context(now);
+            batches.iter().map(|batch| work.batch(&context, batch)).collect::<Vec<_>>()
+        })
+        .await
     }
 
     async fn follow(&self, queue: &Queue, region: &Region, events: Vec<Event>) -> Result<Followed> {

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::id::DatabaseName;
+use crate::ingest::ahead::Decision;
 use crate::ingest::batch;
 use crate::ingest::verdict::Verdict;
 use crate::project::{Conflict, Digest, Fold};
@@ -26,6 +27,8 @@ struct Region1 {
     parts: Parts,
     memory: Arc<Memory>,
     queue: Queue,
+    /// A group that was decided and is on its way.
+    flying: Option<(Arc<Decision>, Group, Vec<Outcome>)>,
 }
 
 struct World {
@@ -155,7 +158,7 @@ impl Region1 {
             head: Arc::new(watch::Sender::new(Head::default())),
             definitions: Definitions::default(),
         };
-        Self { parts, memory, queue: Queue::default() }
+        Self { parts, memory, queue: Queue::default(), flying: None }
     }
 
     fn data(&self) -> Arc<Data> {
@@ -219,26 +222,61 @@ impl World {
         }
     }
 
+    /// Decides a batch on top of what flies, or under the lock.
     fn write(&mut self, at: usize, text: &str) {
-        let Region1 { parts, queue, .. } = &self.regions[at];
+        let Region1 { parts, flying, .. } = &self.regions[at];
         parts.clock.set(parts.clock.now() + 1);
         let reader =
             batch::Reader { db: &db(), limits: &parts.limits, clock: &parts.clock, random: &parts.random, stamp: Default::default() };
         let batch = reader.read(text.as_bytes()).unwrap();
-        let outcome = now(parts.append(queue, std::slice::from_ref(&batch))).unwrap().remove(0);
-        assert_eq!(outcome.verdicts.len(), batch.ops.len());
-        for verdict in &outcome.verdicts {
-            if let Verdict::Applied { version, .. } = verdict {
-                self.versions.push(version.to_string());
-            }
+        let (ops, bytes) = (batch.ops.len(), batch.bytes);
+        let group = Group { batches: vec![batch], ops, bytes, ..Group::default() };
+        let base = flying.as_ref().map(|(decision, ..)| decision.clone());
+        let ahead = if self.next.is_multiple_of(4) { None } else { now(parts.decide_ahead(&group, base)).unwrap() };
+        match (self.land(at), ahead) {
+            (true, Some((decision, outcomes))) => self.regions[at].flying = Some((Arc::new(decision), group, outcomes)),
+            _ => self.append(at, &group),
         }
-        self.sessions.push(outcome.session.encode(&db()));
+    }
+
+    /// What flies is kept, or decided again; whether it was kept as it was.
+    fn land(&mut self, at: usize) -> bool {
+        let Some((decision, group, outcomes)) = self.regions[at].flying.take() else { return true };
+        let kept = now(decision.keep(&self.regions[at].parts)).unwrap();
+        match kept {
+            true => self.hear(at, outcomes),
+            false => self.append(at, &group),
+        }
+        kept
+    }
+
+    fn append(&mut self, at: usize, group: &Group) {
+        let Region1 { parts, queue, .. } = &self.regions[at];
+        let (outcomes, _) = now(parts.append(queue, &group.batches)).unwrap();
+        assert_eq!(outcomes[0].verdicts.len(), group.ops);
+        self.hear(at, outcomes);
+    }
+
+    /// What clients are told.
+    fn hear(&mut self, at: usize, outcomes: Vec<Outcome>) {
         let head = self.regions[at].data().head.clone();
+        for outcome in outcomes {
+            for verdict in &outcome.verdicts {
+                if let Verdict::Applied { version, .. } = verdict {
+                    self.versions.push(version.to_string());
+                }
+            }
+            self.sessions.push(session_after(&head, outcome.session).encode(&db()));
+        }
         self.cursors.push(Cursor { vector: head.vector, stamp: head.stamp, ..Cursor::default() }.encode(&db()));
     }
 
     /// Whole atomic batches, as a follower applies them.
     fn sync(&mut self, to: usize, from: usize, most: usize) {
+        // Otherwise what flies finds that something else was written.
+        if !self.next.is_multiple_of(3) {
+            self.land(to);
+        }
         let source = self.regions[from].data();
         for journal_of in 0..self.regions.len() {
             let region = self.regions[journal_of].parts.region.clone();
@@ -256,6 +294,9 @@ impl World {
 
     fn check(&mut self) {
         let regions = self.regions.len();
+        for at in 0..regions {
+            self.land(at);
+        }
         for _ in 0..2 {
             for (to, from) in (0..regions).flat_map(|to| (0..regions).map(move |from| (to, from))) {
                 self.sync(to, from, usize::MAX);

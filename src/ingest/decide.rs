@@ -294,16 +294,7 @@ impl Work {
         };
         self.head.vector.raise(context.region, event.position);
         self.head.stamp = stamp;
-        self.known.entry(op.id).or_default().push(KnownOp {
-            id: op.id,
-            doc: op.doc.clone(),
-            sent: op.sent,
-            region: context.region.clone(),
-            position: event.position,
-            stamp,
-            seen: event.seen.clone(),
-            client: event.client,
-        });
+        self.known.entry(op.id).or_default().push(KnownOp::of(&event));
         self.events.push(event);
         Ok(verdict)
     }

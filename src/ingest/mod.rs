@@ -1,6 +1,7 @@
 //! A batch becomes events: read and check it (`batch`), hold it against its sender's rights (`authorize`), decide what each op means and what becomes of it (`decide`,
 //! pure), keep it (`commit`, the one transaction, for our own events and for other regions').
 
+mod ahead;
 pub mod authorize;
 pub mod batch;
 pub mod commit;

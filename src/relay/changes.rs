@@ -2,15 +2,18 @@
 //! some catches up over HTTP from the cursor of the last.
 
 use super::Relay;
-use super::feed::{self, Extent, Filter, Page, Shown, write_row};
+use super::feed::{self, Extent, Filter, Shown, write_row};
 use super::network::Message;
 use super::send::Progress;
 use crate::clock::format_time;
 use crate::error::{Error, Kind, Result};
 use crate::gateway::Database;
+use crate::id::DocId;
 use crate::project::Document;
+use crate::store::Touch;
 use crate::token::Cursor;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The progress row this sender keeps.
@@ -54,8 +57,11 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
             tokio::time::sleep(relay.poll()).await;
             continue;
         }
+        let mut touches: HashMap<&DocId, Vec<&Touch>> = HashMap::new();
+        page.touches.iter().for_each(|touch| touches.entry(&touch.doc).or_default().push(touch));
         let rows = page.rows.iter().enumerate().map(|(at, row)| (row, page.shown(at, true)));
-        let mine: Vec<(&Document, Shown)> = rows.filter(|(row, _)| is_ours(relay, &page, row)).collect();
+        let touched = |row: &Document| touches.get(&row.doc).map_or(&[][..], Vec::as_slice);
+        let mine: Vec<(&Document, Shown)> = rows.filter(|(row, _)| is_ours(relay, touched(row), row)).collect();
         for (at, (row, shown)) in mine.iter().enumerate() {
             // Only the last row of a page moves a reader's cursor.
             let at = if at + 1 == mine.len() { &page.cursor } else { &cursor };
@@ -77,12 +83,11 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
 
 /// Each region publishes what its own events changed; of others' events, only what came out differently here than
 /// where they were written, since that state was shown nowhere yet.
-fn is_ours(relay: &Relay, page: &Page, row: &Document) -> bool {
-    let touches = || page.touches.iter().filter(|touch| touch.doc == row.doc);
-    let Some(last) = touches().max_by_key(|touch| touch.stamp) else { return false };
+fn is_ours(relay: &Relay, touches: &[&Touch], row: &Document) -> bool {
+    let Some(last) = touches.iter().max_by_key(|touch| touch.stamp) else { return false };
     let mut there = last.seen.clone();
     there.raise(&last.region, last.position);
-    touches().any(|touch| touch.region == relay.gateway.region) || !there.covers(&row.version)
+    touches.iter().any(|touch| touch.region == relay.gateway.region) || !there.covers(&row.version)
 }
 
 fn message(relay: &Relay, database: &Database, row: &Document, shown: Shown, cursor: &Cursor) -> Message {

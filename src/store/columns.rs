@@ -1,6 +1,6 @@
 //! Events and documents as columns, since one `unnest` of arrays is several times faster than as many rows.
 
-use super::{DatabaseId, conflicts_json, sql};
+use super::{DatabaseId, Head, conflicts_json, sql};
 use crate::id::DocId;
 use crate::journal::Event;
 use crate::project::{Copied, Document, Place};
@@ -78,6 +78,21 @@ impl<'a> EventColumns<'a> {
             &self.salt,
             &self.content,
         ]
+    }
+}
+
+/// A head as its columns.
+pub struct HeadColumns {
+    pub vector: String,
+    pub stamp: i64,
+    pub digest: Vec<u8>,
+    pub documents: i64,
+}
+
+impl HeadColumns {
+    pub fn of(head: &Head) -> Self {
+        let (vector, stamp, digest) = (head.vector.to_string(), head.stamp.to_i64(), head.digest.to_bytes().to_vec());
+        Self { vector, stamp, digest, documents: head.documents as i64 }
     }
 }
 

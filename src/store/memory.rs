@@ -101,6 +101,11 @@ impl Data {
         docs.iter().filter_map(|doc| self.documents.get(doc).cloned()).collect()
     }
 
+    fn loaded(&self, ids: &[Uuid], docs: &[DocId]) -> Loaded {
+        let known = ids.iter().filter_map(|id| self.by_id.get(id)).flatten().map(|event| KnownOp::of(event));
+        Loaded { head: self.head.clone(), known: known.collect(), documents: self.documents_of(docs) }
+    }
+
     fn list(&self, collection: Option<&str>, after: Option<&str>, rows: usize, takes: impl Fn(&Document) -> bool) -> Vec<Document> {
         let of = |doc: &DocId| {
             collection.is_none_or(|collection| doc.collection() == collection) && after.is_none_or(|after| doc.as_str() > after)
@@ -192,19 +197,24 @@ impl Store for Memory {
         self.step().await?;
         let database = self.database(db)?;
         let held = database.lock.clone().lock_owned().await;
-        let data = database.data();
-        let known = ids.iter().filter_map(|id| data.by_id.get(id)).flatten().map(|event| KnownOp {
-            id: event.id,
-            doc: event.doc.clone(),
-            sent: event.sent,
-            region: event.region.clone(),
-            position: event.position,
-            stamp: event.stamp,
-            seen: event.seen.clone(),
-            client: event.client,
-        });
-        let loaded = Loaded { head: data.head.clone(), known: known.collect(), documents: data.documents_of(docs) };
+        let loaded = database.data().loaded(ids, docs);
         Ok((Box::new(Held { database, _lock: held, pace: self.pace.clone() }), loaded))
+    }
+
+    async fn look(&self, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<Loaded> {
+        self.step().await?;
+        Ok(self.data(db)?.loaded(ids, docs))
+    }
+
+    async fn commit_on(&self, db: DatabaseId, before: &Head, commit: &Commit) -> Result<bool> {
+        self.step().await?;
+        let database = self.database(db)?;
+        let held = database.lock.clone().lock_owned().await;
+        if database.data().head != *before {
+            return Ok(false);
+        }
+        Box::new(Held { database, _lock: held, pace: self.pace.clone() }).commit(commit).await?;
+        Ok(true)
     }
 
     async fn documents(&self, db: DatabaseId, docs: &[DocId]) -> Result<Vec<Document>> {

@@ -11,6 +11,7 @@ mod hints;
 pub mod memory;
 pub mod migrate;
 pub mod postgres;
+pub mod reads;
 pub mod rebuild;
 mod sql;
 mod transaction;
@@ -56,7 +57,22 @@ pub struct KnownOp {
     pub client: Uuid,
 }
 
-/// What one commit needs to know, read after the head was locked.
+impl KnownOp {
+    pub fn of(event: &Event) -> Self {
+        Self {
+            id: event.id,
+            doc: event.doc.clone(),
+            sent: event.sent,
+            region: event.region.clone(),
+            position: event.position,
+            stamp: event.stamp,
+            seen: event.seen.clone(),
+            client: event.client,
+        }
+    }
+}
+
+/// What one commit needs to know; it holds as long as the head does.
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
     pub head: Head,
@@ -124,6 +140,13 @@ pub struct Commit {
     pub copied: Vec<Copied>,
 }
 
+impl Commit {
+    /// Nothing but events and the documents they made.
+    pub fn is_plain(&self) -> bool {
+        self.keyframes.is_empty() && self.stale.is_empty() && self.copied.is_empty()
+    }
+}
+
 /// What an operator said of a region.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RegionNote {
@@ -155,6 +178,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Locks the head and reads what a commit of these ops on these documents needs.
     async fn lock(&self, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<(Box<dyn Locked>, Loaded)>;
+
+    /// Reads the same without locking anything.
+    async fn look(&self, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<Loaded>;
+
+    /// Writes and commits a plain commit where the head still is the one it was decided on. `false`: it has moved, and nothing
+    /// was kept. `Unknown`: the commit was sent and its reply lost.
+    async fn commit_on(&self, db: DatabaseId, before: &Head, commit: &Commit) -> Result<bool>;
 
     /// Documents by id, in one consistent view; those that exist.
     async fn documents(&self, db: DatabaseId, docs: &[DocId]) -> Result<Vec<Document>>;

@@ -4,7 +4,7 @@
 use super::connection::Connection;
 use super::transaction::{self, Transaction};
 use super::turns::Turns;
-use super::{Bound, DatabaseId, Head, Loaded, Locked, RegionNote, Span, Store, View, migrate, sql};
+use super::{Bound, Commit, DatabaseId, Head, Loaded, Locked, RegionNote, Span, Store, View, migrate, sql};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId, Position, Region};
@@ -136,6 +136,14 @@ impl Store for Postgres {
         let connection = self.writer().await?;
         let (transaction, loaded) = Transaction::lock(connection, db, self.timeout, &self.begin, ids, docs).await?;
         Ok((Box::new(transaction), loaded))
+    }
+
+    async fn look(&self, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<Loaded> {
+        transaction::look(&self.writer().await?, db, ids, docs).await
+    }
+
+    async fn commit_on(&self, db: DatabaseId, before: &Head, commit: &Commit) -> Result<bool> {
+        transaction::commit_on(&self.writer().await?, db, self.timeout, before, commit).await
     }
 
     async fn documents(&self, db: DatabaseId, docs: &[DocId]) -> Result<Vec<Document>> {

@@ -10,7 +10,7 @@ use crate::json;
 use crate::project::op::{Latest, Spot};
 use crate::project::{Conflict, Copied, Digest, Document, Keyframe, Place, state};
 use crate::vector::Vector;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -30,18 +30,25 @@ pub const HEAD_MOVE: &str = "update heads set vector = $2, stamp = $3, digest = 
 
 // Look-ups by many keys go key by key (`lateral … offset 0` keeps the planner from turning them round). Written as
 // `= any`, a plan made while a table is new scans all of the database and stays, since a prepared plan is made once.
+//
+// Arrays stand in a subquery of their own (`offset 0`), where the planner does not see how long they are. Otherwise it
+// prefers, for a short one, to plan anew each time: that costs several times what the statement itself does.
 
-pub const KNOWN: &str = "select e.* from unnest($2::uuid[]) as wanted(id) cross join lateral (
+pub const KNOWN: &str =
+    "select e.* from (select $2::uuid[] as ids offset 0) as asked cross join lateral unnest(asked.ids) as wanted(id) cross join lateral (
         select id, doc, region, position, stamp, seen, client, left(right(content, 66), 64) from events
         where database = $1 and id = wanted.id offset 0
     ) as e";
 
-pub const DOCUMENTS: &str = "select d.* from unnest($2::text[]) as wanted(doc) cross join lateral (
+pub const DOCUMENTS: &str = "select d.* from (select $2::text[] as docs offset 0) as asked cross join lateral unnest(asked.docs) as wanted(doc)
+    cross join lateral (
         select doc, version, stamp, body::text, conflicts::text, keyframe_in from documents where database = $1 and doc = wanted.doc offset 0
     ) as d";
 
 /// Documents without their bodies: an empty object says that one is there.
-pub const DOCUMENTS_BARE: &str = "select d.* from unnest($2::text[]) as wanted(doc) cross join lateral (
+pub const DOCUMENTS_BARE: &str =
+    "select d.* from (select $2::text[] as docs offset 0) as asked cross join lateral unnest(asked.docs) as wanted(doc)
+    cross join lateral (
         select doc, version, stamp, case when body is null then null else '{}' end, conflicts::text, keyframe_in from documents
         where database = $1 and doc = wanted.doc offset 0
     ) as d";
@@ -99,7 +106,8 @@ pub fn past_of_client() -> String {
 
 pub fn events_at() -> String {
     format!(
-        "select e.* from unnest($2::text[], $3::int8[]) as wanted(region, position) cross join lateral (
+        "select e.* from (select $2::text[] as regions, $3::int8[] as positions offset 0) as asked
+         cross join lateral unnest(asked.regions, asked.positions) as wanted(region, position) cross join lateral (
             select {EVENT_COLUMNS} from events where database = $1 and region = wanted.region and position = wanted.position offset 0
          ) as e"
     )
@@ -175,18 +183,54 @@ fn bounded(page: &str, order: &str, bytes: &str) -> String {
 pub const TOUCHES: &str = "select region, position, stamp, doc, batch, batch_index, batch_count, atomic, seen from events
     where database = $1 and region = $2 and position > $3 and position <= $4 order by position limit $5";
 
-pub const APPEND: &str = "insert into events (database, region, position, stamp, id, doc, kind, client, actor, batch, batch_index, batch_count,
-        atomic, seen, own, edited_at, rules, salt, content)
-    select $1::int4, * from unnest($2::text[], $3::int8[], $4::int8[], $5::uuid[], $6::text[], $7::text[], $8::uuid[], $9::text[], $10::uuid[],
-        $11::int4[], $12::int4[], $13::bool[], $14::text[], $15::text[], $16::int8[], $17::text[], $18::bytea[], $19::text[])";
+const EVENT_ARRAYS: [&str; 18] = [
+    "text", "int8", "int8", "uuid", "text", "text", "uuid", "text", "uuid", "int4", "int4", "bool", "text", "text", "int8", "text",
+    "bytea", "text",
+];
 
-pub const KEEP: &str = "insert into documents (database, doc, version, stamp, body, conflicts, keyframe_in)
-    select $1::int4, t.doc, t.version, t.stamp, t.body::json, t.conflicts::json, t.keyframe_in
-    from unnest($2::text[], $3::text[], $4::int8[], $5::text[], $6::text[], $7::int8[])
-        as t(doc, version, stamp, body, conflicts, keyframe_in)
-    on conflict (database, doc) do update
-    set version = excluded.version, stamp = excluded.stamp, body = excluded.body, conflicts = excluded.conflicts,
-        keyframe_in = excluded.keyframe_in";
+const DOCUMENT_ARRAYS: [&str; 6] = ["text", "text", "int8", "text", "text", "int8"];
+
+/// Arrays from a parameter on, as the rows they make.
+fn rows_of(arrays: &[&str], first: usize) -> String {
+    let named: Vec<String> = arrays.iter().enumerate().map(|(at, kind)| format!("${}::{kind}[] as a{at}", first + at)).collect();
+    let each: Vec<String> = (0..arrays.len()).map(|at| format!("sent.a{at}")).collect();
+    format!("(select {} offset 0) as sent cross join lateral unnest({})", named.join(", "), each.join(", "))
+}
+
+fn append_rows(database: &str, from: &str, first: usize) -> String {
+    let rows = rows_of(&EVENT_ARRAYS, first);
+    format!("insert into events (database, {EVENT_COLUMNS}) select {database}, t.* from {from}{rows} as t")
+}
+
+fn keep_rows(database: &str, from: &str, first: usize) -> String {
+    let rows = rows_of(&DOCUMENT_ARRAYS, first);
+    format!(
+        "insert into documents (database, doc, version, stamp, body, conflicts, keyframe_in)
+         select {database}, t.doc, t.version, t.stamp, t.body::json, t.conflicts::json, t.keyframe_in
+         from {from}{rows} as t(doc, version, stamp, body, conflicts, keyframe_in)
+         on conflict (database, doc) do update
+         set version = excluded.version, stamp = excluded.stamp, body = excluded.body, conflicts = excluded.conflicts,
+             keyframe_in = excluded.keyframe_in"
+    )
+}
+
+pub static APPEND: LazyLock<String> = LazyLock::new(|| append_rows("$1::int4", "", 2));
+
+pub static KEEP: LazyLock<String> = LazyLock::new(|| keep_rows("$1::int4", "", 2));
+
+/// A whole commit in one statement, so that it is one transaction and one round trip: nothing of it is kept unless the head
+/// still is what it was decided on. Whoever else holds the head's lock is waited for, and the head looked at again then.
+pub static COMMIT_ON: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "with moved as (
+             update heads set vector = $2, stamp = $3, digest = $4, documents = $5
+             where database = $1::int4 and vector = $6 and stamp = $7 and digest = $8 returning database
+         ), appended as ({}), kept as ({})
+         select count(*) from moved",
+        append_rows("moved.database", "moved cross join ", 9),
+        keep_rows("moved.database", "moved cross join ", 9 + EVENT_ARRAYS.len()),
+    )
+});
 
 pub const KEYFRAME: &str = "select stamp, region, position, latest, state from keyframes
     where database = $1 and doc = $2 and (stamp, region, position) < ($3, $4, $5)

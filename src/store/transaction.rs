@@ -1,6 +1,6 @@
 //! The two things that need several statements to belong together: the commit under the head's lock, and a view.
 
-use super::columns::{CopiedColumns, DocumentColumns, EventColumns, PlaceColumns};
+use super::columns::{CopiedColumns, DocumentColumns, EventColumns, HeadColumns, PlaceColumns};
 use super::connection::{Connection, describe, failed};
 use super::{Bound, Commit, DatabaseId, Head, Loaded, Locked, Span, Stretch, Touch, View, sql};
 use crate::clock::Stamp;
@@ -57,11 +57,7 @@ impl Transaction {
                 Ok((head?, known?, documents?))
             })
             .await?;
-        let loaded = Loaded {
-            head: sql::head(head.first().ok_or_else(gone)?, 0)?,
-            known: known.iter().map(sql::known).collect::<Result<_>>()?,
-            documents: documents.iter().map(sql::document).collect::<Result<_>>()?,
-        };
+        let loaded = loaded(&head, &known, &documents)?;
         Ok((Self { connection, db, timeout }, loaded))
     }
 
@@ -106,6 +102,71 @@ impl Transaction {
     async fn end(self, how: &str) {
         let ended = self.connection.bounded("ending a transaction", self.connection.client().batch_execute(how)).await;
         self.connection.set_clean(ended.is_ok());
+    }
+}
+
+/// What a commit needs to know, read without a lock. The head comes first: where it has not moved when the commit is made, none
+/// of what was read after it had.
+pub(super) async fn look(connection: &Connection, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<Loaded> {
+    let docs: Vec<&str> = docs.iter().map(DocId::as_str).collect();
+    let client = connection.client();
+    let (head, known, documents) = connection
+        .bounded("reading what a commit needs", async {
+            let (head, known, documents) = tokio::try_join!(
+                client.prepare_cached(sql::HEAD),
+                client.prepare_cached(sql::KNOWN),
+                client.prepare_cached(sql::DOCUMENTS)
+            )?;
+            let head_params: [&(dyn ToSql + Sync); 1] = [&db];
+            let known_params: [&(dyn ToSql + Sync); 2] = [&db, &ids];
+            let documents_params: [&(dyn ToSql + Sync); 2] = [&db, &docs];
+            let (head, known, documents) = tokio::join!(
+                biased;
+                client.query(&head, &head_params),
+                client.query(&known, &known_params),
+                client.query(&documents, &documents_params),
+            );
+            Ok((head?, known?, documents?))
+        })
+        .await?;
+    loaded(&head, &known, &documents)
+}
+
+fn loaded(head: &[Row], known: &[Row], documents: &[Row]) -> Result<Loaded> {
+    Ok(Loaded {
+        head: sql::head(head.first().ok_or_else(gone)?, 0)?,
+        known: known.iter().map(sql::known).collect::<Result<_>>()?,
+        documents: documents.iter().map(sql::document).collect::<Result<_>>()?,
+    })
+}
+
+/// Commits in one statement where the head has not moved.
+pub(super) async fn commit_on(connection: &Connection, db: DatabaseId, timeout: Duration, before: &Head, commit: &Commit) -> Result<bool> {
+    let columns = EventColumns::of(&commit.events);
+    let rows = DocumentColumns::of(&commit.documents);
+    let client = connection.client();
+    let statement = connection.bounded("committing", async { client.prepare_cached(&sql::COMMIT_ON).await }).await?;
+    let (now, was) = (HeadColumns::of(&commit.head), HeadColumns::of(before));
+    let [_, events @ ..] = columns.params(&db);
+    let [_, documents @ ..] = rows.params(&db);
+    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&db, &now.vector, &now.stamp, &now.digest, &now.documents];
+    params.extend([&was.vector as &(dyn ToSql + Sync), &was.stamp, &was.digest]);
+    params.extend(events);
+    params.extend(documents);
+    if client.is_closed() {
+        return Err(Error::new(Kind::Unavailable, "the connection ended before the commit was sent"));
+    }
+    connection.set_clean(false);
+    // From here on the commit is on its way. What the server refused was rolled back; what it did not answer may be kept.
+    let unknown = |error: String| Error::because(Kind::Unknown, "committing; the reply was lost", error);
+    let sent = tokio::time::timeout(timeout, client.query_one(&statement, &params)).await;
+    match sent.map_err(|_| unknown("no reply in time".into()))? {
+        Ok(row) => {
+            connection.set_clean(true);
+            Ok(row.get::<_, i64>(0) == 1)
+        }
+        Err(error) if error.as_db_error().is_some() => Err(failed("committing", error)),
+        Err(error) => Err(unknown(describe(&error))),
     }
 }
 
@@ -175,17 +236,16 @@ impl Locked for Transaction {
             .connection
             .bounded(doing, async {
                 tokio::try_join!(
-                    client.prepare_cached(sql::APPEND),
-                    client.prepare_cached(sql::KEEP),
+                    client.prepare_cached(&sql::APPEND),
+                    client.prepare_cached(&sql::KEEP),
                     client.prepare_cached(sql::HEAD_MOVE)
                 )
             })
             .await?;
         let append_params = columns.params(&db);
         let keep_params = rows.params(&db);
-        let (vector, stamp, digest, present) =
-            (head.vector.to_string(), head.stamp.to_i64(), head.digest.to_bytes(), head.documents as i64);
-        let head_params: [&(dyn ToSql + Sync); 5] = [&db, &vector, &stamp, &&digest[..], &present];
+        let head = HeadColumns::of(head);
+        let head_params: [&(dyn ToSql + Sync); 5] = [&db, &head.vector, &head.stamp, &head.digest, &head.documents];
         if client.is_closed() {
             return Err(Error::new(Kind::Unavailable, "the connection ended before the commit was sent"));
         }

@@ -32,7 +32,7 @@ pub async fn read(State(context): State<Context>, Path((db, _)): Path<(String, S
         request::wait_for_session(&context.gateway, &database, &mut query).await?;
         query.end()?;
         let doc = request::doc(&uri)?;
-        let found = context.gateway.store.documents(database.id, std::slice::from_ref(&doc)).await?.pop();
+        let found = database.reads.read(doc.clone()).await?;
         let document = found.ok_or_else(|| missing(&doc))?;
         let tag = format!("\"{}\"", document.version);
         let mut response = if document.body.is_none() {

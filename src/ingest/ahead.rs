@@ -1,0 +1,178 @@
+//! Deciding ahead: while one group is on its way to the store, the next is decided on top of it.
+//!
+//!     look, decide → commit on the head it was decided on
+//!                    look, decide on top of that → commit …
+//!
+//! Nothing is locked meanwhile: a commit names the head it was decided on, and the store keeps it only where that has not
+//! moved. Where it has, since another gateway wrote, or where the group before was not kept, or a document's past must be
+//! read, a group is decided once more under the lock.
+
+use super::commit::{Group, Parts, Queue, advance};
+use super::decide::{Context, Work};
+use super::verdict::Outcome;
+use crate::error::{Kind, Result};
+use crate::id::DocId;
+use crate::project::Document;
+use crate::store::{Commit, Head, KnownOp, Loaded};
+use futures_util::future::BoxFuture;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use uuid::Uuid;
+
+/// What was decided on a group.
+pub struct Decision {
+    /// What it was decided on.
+    before: Head,
+    commit: Commit,
+}
+
+/// A group on its way, or none.
+#[derive(Default)]
+pub struct Flight<'a> {
+    decision: Option<Arc<Decision>>,
+    future: Option<BoxFuture<'a, Landing>>,
+    landing: Option<Landing>,
+}
+
+/// How a group arrived.
+pub enum Landing {
+    Kept,
+    /// It was answered, and is not surely kept.
+    Unknown,
+    /// It was not kept, and is to be decided again.
+    Again {
+        group: Group,
+        moved: bool,
+    },
+}
+
+impl<'a> Flight<'a> {
+    pub fn launch(&mut self, parts: &'a Parts, queue: &'a Queue, decision: Decision, group: Group, outcomes: Vec<Outcome>) {
+        let decision = Arc::new(decision);
+        self.decision = Some(decision.clone());
+        self.future = Some(Box::pin(fly(parts, queue, decision, group, outcomes)));
+    }
+
+    pub fn is_flying(&self) -> bool {
+        self.future.is_some()
+    }
+
+    /// What the next group is to be decided on top of.
+    pub fn decision(&self) -> Option<Arc<Decision>> {
+        self.decision.clone()
+    }
+
+    /// Completes when it has landed; never, where nothing flies.
+    pub async fn lands(&mut self) {
+        match &mut self.future {
+            None => std::future::pending().await,
+            Some(future) => {
+                self.landing = Some(future.await);
+                self.future = None;
+            }
+        }
+    }
+
+    /// Does something meanwhile.
+    pub async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.lands() => {}
+                done = &mut work => return done,
+            }
+        }
+    }
+
+    /// Waits for it where it still flies, and says how it landed.
+    pub async fn landed(&mut self) -> Option<Landing> {
+        if self.is_flying() {
+            self.lands().await;
+        }
+        self.decision = None;
+        self.landing.take()
+    }
+}
+
+async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Decision>, group: Group, outcomes: Vec<Outcome>) -> Landing {
+    // Dead during the commit: all of it is kept or nothing, the client gets no answer, and its retry gets the verdict
+    // `duplicate` or a first one. What was decided on top of it is forgotten with us, and nobody was told of it.
+    let commit = &decision.commit;
+    let landing = match decision.keep(parts).await {
+        Ok(true) => {
+            if !commit.events.is_empty() {
+                queue.commits.fetch_add(1, Ordering::Relaxed);
+                queue.events.fetch_add(commit.events.len() as u64, Ordering::Relaxed);
+                advance(&parts.head, &commit.head);
+            }
+            group.answer(outcomes, &commit.head);
+            Landing::Kept
+        }
+        Ok(false) => Landing::Again { group, moved: true },
+        Err(error) if error.kind == Kind::Unknown => {
+            group.fail(parts.db, &error);
+            Landing::Unknown
+        }
+        Err(error) => {
+            tracing::debug!(db = parts.db, error = %error.chain(), "a commit failed and is tried again under the lock");
+            Landing::Again { group, moved: false }
+        }
+    };
+    queue.step();
+    landing
+}
+
+impl Parts {
+    /// Decides a group on what is there, or on top of what is on its way there. `None`: only under the lock.
+    pub async fn decide_ahead(&self, group: &Group, base: Option<Arc<Decision>>) -> Result<Option<(Decision, Vec<Outcome>)>> {
+        let known = self.head.borrow().vector.clone();
+        let (ids, docs) = group.asks();
+        let mut loaded = self.store.look(self.db, &ids, &docs).await?;
+        if !loaded.head.vector.covers(&known) || base.is_some_and(|base| !base.lay_over(&mut loaded, &ids, &docs)) {
+            return Ok(None);
+        }
+        let mut work = Work::open(&loaded, &HashMap::new(), docs.iter(), self.planted)?;
+        let outcomes = group.decide(&mut work, &self.context(self.clock.now()));
+        if !work.wants().is_empty() {
+            return Ok(None);
+        }
+        let decided = work.finish();
+        let plain = decided.refolds.is_empty() && decided.commit.is_plain();
+        Ok(plain.then(|| (Decision { before: loaded.head, commit: decided.commit }, outcomes)))
+    }
+
+    pub fn context(&self, now: crate::clock::Millis) -> Context<'_> {
+        Context { region: &self.region, now, random: &self.random, limits: &self.limits, definitions: &self.definitions }
+    }
+}
+
+impl Decision {
+    /// Commits it, where nothing else was written since. Whether it is kept now.
+    pub async fn keep(&self, parts: &Parts) -> Result<bool> {
+        if self.commit.events.is_empty() {
+            return Ok(true);
+        }
+        parts.store.commit_on(parts.db, &self.before, &self.commit).await
+    }
+
+    /// Lays itself over what was read, which may show it already, or in part. `false`: something else was written, too.
+    fn lay_over(&self, loaded: &mut Loaded, ids: &[Uuid], docs: &[DocId]) -> bool {
+        let Self { before, commit } = self;
+        if loaded.head != *before && loaded.head != commit.head {
+            return false;
+        }
+        loaded.head = commit.head.clone();
+        let written: HashMap<&DocId, &Document> = commit.documents.iter().map(|document| (&document.doc, document)).collect();
+        loaded.documents.retain(|document| !written.contains_key(&document.doc));
+        loaded.documents.extend(docs.iter().filter_map(|doc| written.get(doc)).map(|document| (*document).clone()));
+        let asked: HashSet<&Uuid> = ids.iter().collect();
+        for event in commit.events.iter().filter(|event| asked.contains(&event.id)) {
+            if !loaded.known.iter().any(|known| known.region == event.region && known.position == event.position) {
+                loaded.known.push(KnownOp::of(event));
+            }
+        }
+        true
+    }
+}
