@@ -2,7 +2,7 @@
 # make demo    three regions, a partition, conflicts, and proof that they end equal; ends by itself
 # make test    everything that must hold
 # make sim     simulated worlds of regions, as many as SEEDS says (make sim SEEDS=2000)
-# make bench   how fast this is, as ratios to what Postgres itself does (make bench ARGS='--only B1a,B3'); about a quarter of an hour
+# make bench   how fast this is, as ratios to what Postgres itself does (make bench ARGS='--only B1a,B3'); up to an hour
 # make check   what a change must pass: formatting, lints, tests
 # make tools   installs what is missing: a C linker, Postgres, nats-server (make test: Chromium too)
 

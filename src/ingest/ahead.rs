@@ -140,7 +140,7 @@ impl Parts {
         }
         let decided = work.finish();
         let plain = decided.refolds.is_empty() && decided.commit.is_plain();
-        Ok(plain.then(|| (Decision { before: loaded.head, commit: decided.commit }, outcomes)))
+        Ok(plain.then_some((Decision { before: loaded.head, commit: decided.commit }, outcomes)))
     }
 
     pub fn context(&self, now: crate::clock::Millis) -> Context<'_> {

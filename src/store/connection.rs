@@ -22,6 +22,10 @@ pub struct Connection {
 impl Connection {
     pub async fn open(pool: &Pool, timeout: Duration) -> Result<Self> {
         let client = pool.get().await.map_err(|error| Error::because(Kind::Unavailable, "connecting to Postgres", error))?;
+        // A plan is kept as long as its statement, and one that was made while the tables were small may suit them no more.
+        if Object::metrics(&client).recycle_count.is_power_of_two() {
+            client.statement_cache.clear();
+        }
         Ok(Self { client: Some(client), clean: AtomicBool::new(true), timeout, turn: None })
     }
 

@@ -1,5 +1,5 @@
-//! The store that ships. Nothing here needs a session of its own: every statement outside a transaction stands
-//! alone, and every setting is `set local`, so a transaction pooler that knows prepared statements may stand between.
+//! The store that ships. Nothing here needs a session of its own: every statement outside a transaction stands alone, and
+//! every setting that matters is `set local`, so a transaction pooler that knows prepared statements may stand between.
 
 use super::connection::Connection;
 use super::transaction::{self, Transaction};
@@ -12,7 +12,7 @@ use crate::journal::{Batch, Event};
 use crate::project::Document;
 use crate::vector::Vector;
 use async_trait::async_trait;
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use std::time::Duration;
 use tokio_postgres::NoTls;
 use tokio_postgres::types::ToSql;
@@ -49,10 +49,16 @@ impl Postgres {
             .keepalives_idle(Duration::from_secs(10))
             .tcp_user_timeout(settings.timeout);
         let wait = Some(settings.timeout);
+        let session = session(settings.timeout);
         let pool = |connections: usize| {
             let manager = Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
             let timeouts = Timeouts { wait, create: wait, recycle: wait };
-            let built = Pool::builder(manager).max_size(connections).timeouts(timeouts).runtime(Runtime::Tokio1).build();
+            let session = session.clone();
+            let begin = Hook::async_fn(move |client: &mut ClientWrapper, _| {
+                let session = session.clone();
+                Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
+            });
+            let built = Pool::builder(manager).max_size(connections).timeouts(timeouts).post_create(begin).runtime(Runtime::Tokio1).build();
             built.map_err(|error| Error::because(Kind::Invalid, "making the connection pool", error))
         };
         let writers = (settings.connections_max / 3).max(1);
@@ -91,6 +97,12 @@ impl Postgres {
     async fn execute(&self, doing: &str, statement: &str, params: &[&(dyn ToSql + Sync)]) -> Result<()> {
         self.writer().await?.rows(doing, statement, params, |_| Ok(())).await.map(|_| ())
     }
+}
+
+/// What a connection begins with. Nothing depends on it, since behind a transaction pooler it may not last: but a plan that is
+/// made while a table is new must not read all of it for ever, and what nobody waits for any more need not go on.
+fn session(timeout: Duration) -> String {
+    format!("set enable_seqscan = off; set statement_timeout = {}", timeout.as_millis())
 }
 
 /// Reads a URL; the error does not repeat it, since it may hold a password.

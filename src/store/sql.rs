@@ -31,18 +31,19 @@ pub const HEAD_MOVE: &str = "update heads set vector = $2, stamp = $3, digest = 
 // Look-ups by many keys go key by key (`lateral … offset 0` keeps the planner from turning them round). Written as
 // `= any`, a plan made while a table is new scans all of the database and stays, since a prepared plan is made once.
 //
-// Arrays stand in a subquery of their own (`offset 0`), where the planner does not see how long they are. Otherwise it
-// prefers, for a short one, to plan anew each time: that costs several times what the statement itself does.
+// Arrays stand in a subquery of their own (`offset 0`), and so do databases and positions (`(select $1)`): where the planner
+// sees what they are it prefers to plan anew each time, which costs several times what the statement itself does, and for a
+// database that is newer than its statistics any index seems to do.
 
 pub const KNOWN: &str =
     "select e.* from (select $2::uuid[] as ids offset 0) as asked cross join lateral unnest(asked.ids) as wanted(id) cross join lateral (
         select id, doc, region, position, stamp, seen, client, left(right(content, 66), 64) from events
-        where database = $1 and id = wanted.id offset 0
+        where database = (select $1::int4) and id = wanted.id offset 0
     ) as e";
 
 pub const DOCUMENTS: &str = "select d.* from (select $2::text[] as docs offset 0) as asked cross join lateral unnest(asked.docs) as wanted(doc)
     cross join lateral (
-        select doc, version, stamp, body::text, conflicts::text, keyframe_in from documents where database = $1 and doc = wanted.doc offset 0
+        select doc, version, stamp, body::text, conflicts::text, keyframe_in from documents where database = (select $1::int4) and doc = wanted.doc offset 0
     ) as d";
 
 /// Documents without their bodies: an empty object says that one is there.
@@ -50,14 +51,14 @@ pub const DOCUMENTS_BARE: &str =
     "select d.* from (select $2::text[] as docs offset 0) as asked cross join lateral unnest(asked.docs) as wanted(doc)
     cross join lateral (
         select doc, version, stamp, case when body is null then null else '{}' end, conflicts::text, keyframe_in from documents
-        where database = $1 and doc = wanted.doc offset 0
+        where database = (select $1::int4) and doc = wanted.doc offset 0
     ) as d";
 
 /// Reading stops after the row that passes so many bytes: the server counts, so that nothing is sent to be thrown away.
 pub const LIST: &str = "select doc, version, stamp, body, conflicts, keyframe_in from (
         select doc, version, stamp, body::text, conflicts::text, keyframe_in,
             sum(octet_length(body::text)) over (order by doc rows unbounded preceding) - octet_length(body::text) as before
-        from (select * from documents where database = $1 and doc > $2 and doc < $3 and body is not null order by doc limit $4) as page
+        from (select * from documents where database = (select $1::int4) and doc > $2 and doc < $3 and body is not null order by doc limit $4) as page
     ) as counted where before < $5::int8 order by doc";
 
 /// Documents of a bucket, deleted ones too.
@@ -66,16 +67,16 @@ pub const BUCKET: &str = "select doc, version, stamp, body, conflicts, keyframe_
             sum(coalesce(octet_length(body::text), 0)) over (order by doc rows unbounded preceding)
                 - coalesce(octet_length(body::text), 0) as before
         from (
-            select * from documents where database = $1 and doc > $2 and substr(sha256(convert_to(doc, 'UTF8')), 1, $4) = $3
+            select * from documents where database = (select $1::int4) and doc > $2 and substr(sha256(convert_to(doc, 'UTF8')), 1, $4) = $3
             order by doc limit $5
         ) as page
     ) as counted where before < $6::int8 order by doc";
 
 /// Without their bodies.
 pub const CONFLICTED: &str = "select doc, version, stamp, null::text, conflicts::text, keyframe_in from documents
-    where database = $1 and doc > $2 and doc < $3 and conflicts is not null order by doc limit $4";
+    where database = (select $1::int4) and doc > $2 and doc < $3 and conflicts is not null order by doc limit $4";
 
-pub const CONFLICTED_COUNT: &str = "select count(*) from documents where database = $1 and conflicts is not null";
+pub const CONFLICTED_COUNT: &str = "select count(*) from documents where database = (select $1::int4) and conflicts is not null";
 
 pub const REGIONS: &str = "select region, retired_at is not null, accepted_until from regions order by region";
 
@@ -91,7 +92,8 @@ const EVENT_COLUMNS: &str = "region, position, stamp, id, doc, kind, client, act
 
 /// Events of a document after a place in T, up to a stamp.
 pub fn past() -> String {
-    let page = "select * from events where database = $1 and doc = $2 and (stamp, region, position) > ($3, $4, $5) and stamp <= $6
+    let page =
+        "select * from events where database = (select $1::int4) and doc = $2 and (stamp, region, position) > ($3, $4, $5) and stamp <= $6
         order by stamp, region, position limit $7";
     bounded(page, "stamp, region, position", "$8")
 }
@@ -99,7 +101,7 @@ pub fn past() -> String {
 /// The same of one client.
 pub fn past_of_client() -> String {
     let page = "select * from events
-        where database = $1 and doc = $2 and client = $9 and (stamp, region, position) > ($3, $4, $5) and stamp <= $6
+        where database = (select $1::int4) and doc = $2 and client = $9 and (stamp, region, position) > ($3, $4, $5) and stamp <= $6
         order by stamp, region, position limit $7";
     bounded(page, "stamp, region, position", "$8")
 }
@@ -108,40 +110,42 @@ pub fn events_at() -> String {
     format!(
         "select e.* from (select $2::text[] as regions, $3::int8[] as positions offset 0) as asked
          cross join lateral unnest(asked.regions, asked.positions) as wanted(region, position) cross join lateral (
-            select {EVENT_COLUMNS} from events where database = $1 and region = wanted.region and position = wanted.position offset 0
+            select {EVENT_COLUMNS} from events where database = (select $1::int4) and region = wanted.region and position = wanted.position offset 0
          ) as e"
     )
 }
 
 pub fn events_of_a_run() -> String {
-    let page = "select * from events where database = $1 and region = $2 and position > $3 and position <= $4 order by position limit $5";
+    let page = "select * from events where database = (select $1::int4) and region = $2 and position > (select $3::int8) and position <= (select $4::int8) order by position limit $5";
     bounded(page, "position", "$6")
 }
 
 pub fn events_by_document() -> String {
-    format!("select {EVENT_COLUMNS} from events where database = $1 and doc > $2 and doc <= $3 order by doc, stamp, region, position")
+    format!(
+        "select {EVENT_COLUMNS} from events where database = (select $1::int4) and doc > $2 and doc <= $3 order by doc, stamp, region, position"
+    )
 }
 
 pub fn history() -> String {
     let order = "stamp desc, region desc, position desc";
     let page = format!(
-        "select * from events where database = $1 and doc = $2 and (stamp, region, position) < ($3, $4, $5) order by {order} limit $6"
+        "select * from events where database = (select $1::int4) and doc = $2 and (stamp, region, position) < ($3, $4, $5) order by {order} limit $6"
     );
     bounded(&page, order, "$7")
 }
 
 /// Documents that events touched, after one of them.
-pub const TOUCHED_DOCS: &str = "select distinct doc from events where database = $1 and doc > $2 order by doc limit $3";
+pub const TOUCHED_DOCS: &str = "select distinct doc from events where database = (select $1::int4) and doc > $2 order by doc limit $3";
 
 /// Documents that a journal touched between two positions.
-pub const TOUCHED_SINCE: &str = "select distinct doc from events where database = $1 and region = $2 and position > $3 and position <= $4";
+pub const TOUCHED_SINCE: &str = "select distinct doc from events where database = (select $1::int4) and region = $2 and position > (select $3::int8) and position <= (select $4::int8)";
 
 /// Ops of the documents in `($2, $3]` that stand in more than one journal.
 pub const COPIES_OF_EVENTS: &str = "select doc, id, decode(sent, 'hex'), stamp, region, position, client from (
         select doc, id, sent, stamp, region, position, client, count(*) over (partition by doc, id, sent) as places
         from (
             select doc, id, left(right(content, 66), 64) as sent, stamp, region, position, client from events
-            where database = $1 and doc > $2 and doc <= $3
+            where database = (select $1::int4) and doc > $2 and doc <= $3
         ) as narrow
     ) as counted where places > 1 order by doc";
 
@@ -150,24 +154,24 @@ pub const COPIES_OF_DOCUMENT: &str = "select doc, id, decode(sent, 'hex'), stamp
         select doc, id, sent, stamp, region, position, client, count(*) over (partition by id, sent) as places
         from (
             select doc, id, left(right(content, 66), 64) as sent, stamp, region, position, client from events
-            where database = $1 and doc = $2
+            where database = (select $1::int4) and doc = $2
         ) as narrow
     ) as counted where places > 1";
 
-pub const PLACES_OF_CLIENT: &str = "select region, position from events where database = $1 and doc = $2 and client = $3";
+pub const PLACES_OF_CLIENT: &str = "select region, position from events where database = (select $1::int4) and doc = $2 and client = $3";
 
 /// The first keyframe of a document after a place in T.
 pub const KEYFRAME_AFTER: &str = "select stamp, region, position, latest, state from keyframes
-    where database = $1 and doc = $2 and (stamp, region, position) > ($3, $4, $5)
+    where database = (select $1::int4) and doc = $2 and (stamp, region, position) > ($3, $4, $5)
     order by stamp, region, position limit 1";
 
 pub fn events_of_document() -> String {
-    format!("select {EVENT_COLUMNS} from events where database = $1 and doc = $2 order by stamp, region, position")
+    format!("select {EVENT_COLUMNS} from events where database = (select $1::int4) and doc = $2 order by stamp, region, position")
 }
 
 /// A journal from its beginning to its end.
 pub fn journal() -> String {
-    format!("select {EVENT_COLUMNS} from events where database = $1 and region = $2 order by position")
+    format!("select {EVENT_COLUMNS} from events where database = (select $1::int4) and region = $2 order by position")
 }
 
 /// Stops after the event that passes so many bytes, counted where they lie.
@@ -181,7 +185,7 @@ fn bounded(page: &str, order: &str, bytes: &str) -> String {
 }
 
 pub const TOUCHES: &str = "select region, position, stamp, doc, batch, batch_index, batch_count, atomic, seen from events
-    where database = $1 and region = $2 and position > $3 and position <= $4 order by position limit $5";
+    where database = (select $1::int4) and region = $2 and position > (select $3::int8) and position <= (select $4::int8) order by position limit $5";
 
 const EVENT_ARRAYS: [&str; 18] = [
     "text", "int8", "int8", "uuid", "text", "text", "uuid", "text", "uuid", "int4", "int4", "bool", "text", "text", "int8", "text",
@@ -233,10 +237,10 @@ pub static COMMIT_ON: LazyLock<String> = LazyLock::new(|| {
 });
 
 pub const KEYFRAME: &str = "select stamp, region, position, latest, state from keyframes
-    where database = $1 and doc = $2 and (stamp, region, position) < ($3, $4, $5)
+    where database = (select $1::int4) and doc = $2 and (stamp, region, position) < ($3, $4, $5)
     order by stamp desc, region desc, position desc limit 1";
 
-pub const KEYFRAMES: &str = "select stamp, region, position, latest from keyframes where database = $1 and doc = $2
+pub const KEYFRAMES: &str = "select stamp, region, position, latest from keyframes where database = (select $1::int4) and doc = $2
     order by stamp desc, region desc, position desc";
 
 pub const KEYFRAMES_STALE: &str = "delete from keyframes
@@ -247,7 +251,8 @@ pub const KEYFRAMES_STALE: &str = "delete from keyframes
 pub const KEYFRAMES_KEEP: &str = "insert into keyframes (database, doc, stamp, region, position, latest, state)
     select $1::int4, * from unnest($2::text[], $3::int8[], $4::text[], $5::int8[], $6::text[], $7::text[])";
 
-pub const COPIES: &str = "select doc, id, sent, stamp, region, position, client from copies where database = $1 and doc = $2";
+pub const COPIES: &str =
+    "select doc, id, sent, stamp, region, position, client from copies where database = (select $1::int4) and doc = $2";
 
 pub const COPIES_KEEP: &str = "insert into copies (database, doc, id, sent, stamp, region, position, client)
     select $1::int4, * from unnest($2::text[], $3::uuid[], $4::bytea[], $5::int8[], $6::text[], $7::int8[], $8::uuid[])
@@ -255,7 +260,7 @@ pub const COPIES_KEEP: &str = "insert into copies (database, doc, id, sent, stam
 
 pub const LATEST_STAMP: &str = "select coalesce(max(e.stamp), 0)::int8 from unnest($2::text[], $3::int8[]) as wanted(region, position)
     cross join lateral (
-        select stamp from events where database = $1 and region = wanted.region and position <= wanted.position
+        select stamp from events where database = (select $1::int4) and region = wanted.region and position <= wanted.position
         order by position desc limit 1
     ) as e";
 

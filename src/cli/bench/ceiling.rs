@@ -201,7 +201,7 @@ pub async fn write(url: &str, chunks: &Arc<Vec<Chunk>>, connections: usize) -> R
     });
     joined(futures_util::future::join_all(writers).await)?;
     let count = chunks.iter().map(|chunk| chunk.events.id.len() as u64).sum();
-    Ok(Measured::new(count, started.elapsed(), &mut Vec::new()))
+    Ok(Measured::new(count, started.elapsed(), &mut []))
 }
 
 fn joined<T>(done: Vec<std::result::Result<Result<T>, tokio::task::JoinError>>) -> Result<Vec<T>> {
@@ -287,7 +287,7 @@ pub async fn read(url: &str, db: &str, docs: &Arc<Vec<String>>, connections: usi
         })
     });
     joined(futures_util::future::join_all(readers).await)?;
-    Ok(Measured::new(reads, started.elapsed(), &mut Vec::new()))
+    Ok(Measured::new(reads, started.elapsed(), &mut []))
 }
 
 /// The rows of a query as Postgres copies them out.
@@ -300,5 +300,5 @@ pub async fn copy(url: &str, query: &str) -> Result<Measured> {
     while let Some(part) = out.next().await {
         rows += part.map_err(failed)?.iter().filter(|byte| **byte == b'\n').count() as u64;
     }
-    Ok(Measured::new(rows, started.elapsed(), &mut Vec::new()))
+    Ok(Measured::new(rows, started.elapsed(), &mut []))
 }

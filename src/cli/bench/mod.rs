@@ -20,7 +20,7 @@ use std::process::ExitCode;
     args_conflicts_with_subcommands = true,
     after_help = "Without a command: starts a private Postgres and NATS, measures every row, and prints them as a table. Each figure stands \
                   beside its ceiling, which is what Postgres does with the same rows in the same run, so that a slow or busy machine \
-                  makes no difference. It takes about a quarter of an hour.\n\n\
+                  makes no difference. It takes between a quarter of an hour and a whole one; --only takes less.\n\n\
                   Exit codes: 0 measured, whatever came out; 2 the arguments are wrong; 3 a server is missing; 5 one did not answer"
 )]
 pub struct Arguments {

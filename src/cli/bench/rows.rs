@@ -5,6 +5,7 @@ use super::load::Measured;
 use super::rig::{Gateway, Rig};
 use super::say;
 use super::table::{Goal, Line};
+use crate::cli::stop_signal;
 use crate::error::{Error, Kind, Result};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -75,7 +76,10 @@ pub async fn measure(rows: &[&'static str], sizes: Sizes) -> Result<Vec<Line>> {
     say("starting Postgres and NATS …");
     let rig = Rig::start().await?;
     say(&rig.versions());
-    let measured = Bench::measure(&rig, rows, sizes).await;
+    let measured = tokio::select! {
+        measured = Bench::measure(&rig, rows, sizes) => measured,
+        _ = stop_signal() => Err(Error::new(Kind::Conflict, "stopped before everything was measured")),
+    };
     rig.stop().await;
     say("");
     let mut lines = measured?;
@@ -283,10 +287,9 @@ impl<'a> Bench<'a> {
             self.rig.settle("far_eu").await?;
             let started = Instant::now();
             let here = self.rig.gateway(&format!("us{at}"), "far").await?;
-            let have = format!(
+            let have =
                 "select coalesce(max(substring(vector from 'eu:([0-9]+)')::int8), 0) from heads h join databases d on d.id = h.database
-                 where d.name = 'shop'"
-            );
+                 where d.name = 'shop'";
             while ceiling::number(&here.owner, &have).await? < caught_up as f64 {
                 if started.elapsed() > Duration::from_secs(600) {
                     return Err(Error::new(Kind::Unavailable, "the empty region did not catch up within ten minutes"));

@@ -73,7 +73,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    pub fn new(count: u64, lasted: Duration, latencies: &mut Vec<Duration>) -> Self {
+    pub fn new(count: u64, lasted: Duration, latencies: &mut [Duration]) -> Self {
         Self {
             count,
             seconds: lasted.as_secs_f64(),
