@@ -13,9 +13,9 @@ use crate::id::{DatabaseName, DocId};
 use crate::json::Value;
 use crate::project::{Copied, Digest, Document, Fold, Folding, Keyframe, Place, keyframe, state};
 use crate::vector::Vector;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, Statement};
 
 /// Events and documents read at once.
 const PAGE: i64 = 2000;
@@ -156,12 +156,18 @@ async fn make(client: &Client, database: &mut Database, docs: &[DocId], progress
         client.execute(&statement, &[&database.id, &names]).await.map_err(fail)?;
     }
     let (mut documents, mut keyframes, mut copies) = (Vec::new(), Vec::new(), Vec::new());
+    let mut copied: HashMap<DocId, Vec<Copied>> = HashMap::new();
+    for row in client.query(sql::COPIES_OF_DOCUMENTS, &[&database.id, &names]).await.map_err(fail)? {
+        let copy = sql::copied(&row)?;
+        copied.entry(copy.doc.clone()).or_default().push(copy);
+    }
+    let past = client.prepare(&sql::past()).await.map_err(fail)?;
     for doc in docs {
-        let copied = client.query(sql::COPIES_OF_DOCUMENT, &[&database.id, &doc.as_str()]).await.map_err(fail)?;
-        let copied = copied.iter().map(sql::copied).collect::<Result<Vec<Copied>>>()?;
-        let made = match fold(client, database.id, doc, &copied, false, progress).await? {
+        let copied = copied.remove(doc).unwrap_or_default();
+        let reading = Reading { client, db: database.id, past: &past };
+        let made = match fold(&reading, doc, &copied, false, progress).await? {
             Some(made) => Some(made),
-            None => fold(client, database.id, doc, &copied, true, progress).await?,
+            None => fold(&reading, doc, &copied, true, progress).await?,
         };
         let (document, kept) = made.ok_or_else(|| Error::corrupt(format!("{doc} cannot be folded")))?;
         database.digest = database.digest.plus(document.digest());
@@ -174,10 +180,16 @@ async fn make(client: &Client, database: &mut Database, docs: &[DocId], progress
     write(client, database.id, &documents, &keyframes, &copies).await
 }
 
+/// How documents' events are read.
+struct Reading<'a> {
+    client: &'a Client,
+    db: DatabaseId,
+    past: &'a Statement,
+}
+
 /// One document from its events. `None`: it cannot be told with runs of increments, and is to be folded without.
 async fn fold(
-    client: &Client,
-    db: DatabaseId,
+    reading: &Reading<'_>,
     doc: &DocId,
     copied: &[Copied],
     unfolded: bool,
@@ -186,7 +198,7 @@ async fn fold(
     let mut folding = Folding::new(if unfolded { Fold::unfolded() } else { Fold::default() }, copied, None);
     let (mut keyframes, mut since, mut due) = (Vec::new(), 0, keyframe::EVENTS);
     let (mut version, mut stamp, mut after): (Vector, _, Option<Place>) = Default::default();
-    let past = &client.prepare(&sql::past()).await.map_err(fail)?;
+    let Reading { client, db, past } = *reading;
     loop {
         let (at, region, position) =
             after.as_ref().map_or((-1, "", 0), |place| (place.stamp.to_i64(), place.region.as_str(), place.position as i64));

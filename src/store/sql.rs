@@ -149,14 +149,17 @@ pub const COPIES_OF_EVENTS: &str = "select doc, id, decode(sent, 'hex'), stamp, 
         ) as narrow
     ) as counted where places > 1 order by doc";
 
-/// The same of one document.
-pub const COPIES_OF_DOCUMENT: &str = "select doc, id, decode(sent, 'hex'), stamp, region, position, client from (
-        select doc, id, sent, stamp, region, position, client, count(*) over (partition by id, sent) as places
-        from (
-            select doc, id, left(right(content, 66), 64) as sent, stamp, region, position, client from events
-            where database = (select $1::int4) and doc = $2
-        ) as narrow
-    ) as counted where places > 1";
+/// The same of some documents, looked up op by op.
+pub const COPIES_OF_DOCUMENTS: &str = "select e.doc, e.id, decode(e.sent, 'hex'), e.stamp, e.region, e.position, e.client
+    from (select $2::text[] as docs offset 0) as asked cross join lateral unnest(asked.docs) as wanted(doc)
+    cross join lateral (
+        select doc, id, left(right(content, 66), 64) as sent, stamp, region, position, client from events
+        where database = (select $1::int4) and doc = wanted.doc offset 0
+    ) as e
+    where exists (
+        select from events as other where other.database = (select $1::int4) and other.id = e.id and other.region <> e.region
+            and other.doc = e.doc and left(right(other.content, 66), 64) = e.sent offset 0
+    )";
 
 pub const PLACES_OF_CLIENT: &str = "select region, position from events where database = (select $1::int4) and doc = $2 and client = $3";
 
