@@ -290,7 +290,7 @@ impl<'a> Bench<'a> {
             let have =
                 "select coalesce(max(substring(vector from 'eu:([0-9]+)')::int8), 0) from heads h join databases d on d.id = h.database
                  where d.name = 'shop'";
-            while ceiling::number(&here.owner, &have).await? < caught_up as f64 {
+            while ceiling::number(&here.owner, have).await? < caught_up as f64 {
                 if started.elapsed() > Duration::from_secs(600) {
                     return Err(Error::new(Kind::Unavailable, "the empty region did not catch up within ten minutes"));
                 }
