@@ -110,7 +110,7 @@ async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Decision>, group: Group
             group.answer(outcomes, &commit.head);
             Landing::Kept
         }
-        Ok(false) => Landing::Again { group, moved: true },
+        Ok(false) => Landing::Again { group, moved: !commit.events.is_empty() },
         Err(error) if error.kind == Kind::Unknown => {
             group.fail(parts.db, &error);
             Landing::Unknown
@@ -152,7 +152,8 @@ impl Decision {
     /// Commits it, where nothing else was written since. Whether it is kept now.
     pub async fn keep(&self, parts: &Parts) -> Result<bool> {
         if self.commit.events.is_empty() {
-            return Ok(true);
+            // What was read belongs together only if nothing was written meanwhile; here no commit finds that out.
+            return Ok(parts.store.head(parts.db).await? == self.before);
         }
         parts.store.commit_on(parts.db, &self.before, &self.commit).await
     }

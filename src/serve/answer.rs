@@ -24,7 +24,7 @@ pub const SMALL_BYTES_MAX: u64 = 1 << 10;
 
 /// One piece, bytes. On HTTP/2 as much of each stream may stay behind in the connection, unseen from here.
 const PIECE_BYTES_MAX: usize = 64 << 10;
-const PIECE_BYTES_MAX_2: usize = 16 << 10;
+pub const PIECE_BYTES_MAX_2: usize = 16 << 10;
 
 /// So many answers of one connection may be let go before it is closed, for a piece of each stays behind in it.
 const LET_GO_MAX: usize = 8;
@@ -111,21 +111,23 @@ impl Line {
 
     /// Lets go what stands still; completes where the connection must go with it.
     async fn stalls(&self, stall: Duration) {
-        let mut let_go = 0;
+        let mut let_go: Vec<Weak<_>> = Vec::new();
         loop {
             let before = self.moves();
             tokio::time::sleep(stall).await;
+            // Those that were broken off since hold nothing any more.
+            let_go.retain(|rest| rest.strong_count() > 0);
             let out: Vec<Rest> = {
                 let mut out = self.0.out.lock().unwrap_or_else(PoisonError::into_inner);
                 out.retain(|rest| rest.strong_count() > 0);
                 out.iter().filter_map(Weak::upgrade).collect()
             };
             for rest in out {
-                let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
-                if rest.as_mut().is_some_and(Left::stands_still) {
-                    *rest = None;
-                    let_go += 1;
-                    if let_go > LET_GO_MAX || self.moves() == before {
+                let mut left = rest.lock().unwrap_or_else(PoisonError::into_inner);
+                if left.as_mut().is_some_and(Left::stands_still) {
+                    *left = None;
+                    let_go.push(Arc::downgrade(&rest));
+                    if let_go.len() > LET_GO_MAX || self.moves() == before {
                         return;
                     }
                 }

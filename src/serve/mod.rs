@@ -161,6 +161,8 @@ fn protocols(http: &crate::config::Http) -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_header_list_size(32 << 10)
         .max_concurrent_streams(128)
+        // What lies here no answer counts and no stall is seen of.
+        .max_send_buf_size(answer::PIECE_BYTES_MAX_2)
         .keep_alive_interval(Duration::from_secs(20));
     builder
 }

@@ -202,8 +202,13 @@ impl Store for Memory {
     }
 
     async fn look(&self, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<Loaded> {
+        // Three reads, between which others may write.
         self.step().await?;
-        Ok(self.data(db)?.loaded(ids, docs))
+        let head = self.data(db)?.head.clone();
+        self.step().await?;
+        let known = self.data(db)?.loaded(ids, &[]).known;
+        self.step().await?;
+        Ok(Loaded { head, known, documents: self.data(db)?.documents_of(docs) })
     }
 
     async fn commit_on(&self, db: DatabaseId, before: &Head, commit: &Commit) -> Result<bool> {

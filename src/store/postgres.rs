@@ -49,14 +49,18 @@ impl Postgres {
             .keepalives_idle(Duration::from_secs(10))
             .tcp_user_timeout(settings.timeout);
         let wait = Some(settings.timeout);
-        let session = session(settings.timeout);
+        let (timeout, session) = (settings.timeout, session(settings.timeout));
         let pool = |connections: usize| {
             let manager = Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
             let timeouts = Timeouts { wait, create: wait, recycle: wait };
             let session = session.clone();
             let begin = Hook::async_fn(move |client: &mut ClientWrapper, _| {
                 let session = session.clone();
-                Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
+                Box::pin(async move {
+                    // The pool bounds how long connecting takes, and not this.
+                    let begun = tokio::time::timeout(timeout, client.batch_execute(&session)).await;
+                    begun.map_err(|_| HookError::message("Postgres did not answer in time"))?.map_err(HookError::Backend)
+                })
             });
             let built = Pool::builder(manager).max_size(connections).timeouts(timeouts).post_create(begin).runtime(Runtime::Tokio1).build();
             built.map_err(|error| Error::because(Kind::Invalid, "making the connection pool", error))

@@ -63,12 +63,20 @@ impl Inner {
     /// What is asked for next; `None`, and one fewer who looks, where nothing is.
     fn next(&self) -> Option<Vec<(DocId, oneshot::Sender<Found>)>> {
         let mut waiting = self.waiting();
-        let count = waiting.asked.len().min(LOOK_UP_MAX);
-        if count == 0 {
+        // Those who went away meanwhile take nobody's place.
+        let mut next = Vec::new();
+        while next.len() < LOOK_UP_MAX
+            && let Some((doc, found)) = waiting.asked.pop_front()
+        {
+            if !found.is_closed() {
+                next.push((doc, found));
+            }
+        }
+        if next.is_empty() {
             waiting.looking -= 1;
             return None;
         }
-        Some(waiting.asked.drain(..count).filter(|(_, found)| !found.is_closed()).collect())
+        Some(next)
     }
 
     async fn look(self: Arc<Self>) {

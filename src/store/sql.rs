@@ -231,11 +231,11 @@ pub static COMMIT_ON: LazyLock<String> = LazyLock::new(|| {
     format!(
         "with moved as (
              update heads set vector = $2, stamp = $3, digest = $4, documents = $5
-             where database = $1::int4 and vector = $6 and stamp = $7 and digest = $8 returning database
+             where database = $1::int4 and vector = $6 and stamp = $7 and digest = $8 and documents = $9 returning database
          ), appended as ({}), kept as ({})
          select count(*) from moved",
-        append_rows("moved.database", "moved cross join ", 9),
-        keep_rows("moved.database", "moved cross join ", 9 + EVENT_ARRAYS.len()),
+        append_rows("moved.database", "moved cross join ", 10),
+        keep_rows("moved.database", "moved cross join ", 10 + EVENT_ARRAYS.len()),
     )
 });
 

@@ -150,7 +150,7 @@ pub(super) async fn commit_on(connection: &Connection, db: DatabaseId, timeout: 
     let [_, events @ ..] = columns.params(&db);
     let [_, documents @ ..] = rows.params(&db);
     let mut params: Vec<&(dyn ToSql + Sync)> = vec![&db, &now.vector, &now.stamp, &now.digest, &now.documents];
-    params.extend([&was.vector as &(dyn ToSql + Sync), &was.stamp, &was.digest]);
+    params.extend([&was.vector as &(dyn ToSql + Sync), &was.stamp, &was.digest, &was.documents]);
     params.extend(events);
     params.extend(documents);
     if client.is_closed() {
