@@ -300,7 +300,8 @@ impl Group {
 
     /// Ids and documents that its commit must know.
     pub fn asks(&self) -> (Vec<Uuid>, Vec<DocId>) {
-        asks(&self.batches)
+        let ops = || self.batches.iter().flat_map(|batch| &batch.ops).flatten();
+        (ops().map(|op| op.id).collect(), with_definitions(ops().map(|op| &op.doc)))
     }
 
     pub fn decide(&self, work: &mut Work, context: &Context<'_>) -> Vec<Outcome> {
@@ -320,11 +321,6 @@ impl Group {
             let _ = answer.reply.send(Err(error.again()));
         }
     }
-}
-
-fn asks(batches: &[Checked]) -> (Vec<Uuid>, Vec<DocId>) {
-    let ops = || batches.iter().flat_map(|batch| &batch.ops).flatten();
-    (ops().map(|op| op.id).collect(), with_definitions(ops().map(|op| &op.doc)))
 }
 
 impl Parts {
@@ -347,7 +343,7 @@ impl Parts {
     /// Commits a group under the lock and answers each of it. A fault that is one batch's own must not fail its neighbours, so
     /// after one that is not the store's being away each batch goes alone.
     async fn answer(&self, queue: &Queue, group: Group) {
-        match self.append(queue, &group.batches).await {
+        match self.append(queue, &group).await {
             Ok((outcomes, head)) => group.answer(outcomes, &head),
             Err(error) if error.kind.policy().retry || group.batches.len() == 1 => group.fail(self.db, &error),
             Err(error) => {
@@ -355,7 +351,7 @@ impl Parts {
                 for (batch, answer) in group.batches.into_iter().zip(group.replies) {
                     let mut alone = Group::default();
                     alone.push(batch, answer);
-                    match self.append(queue, &alone.batches).await {
+                    match self.append(queue, &alone).await {
                         Ok((outcomes, head)) => alone.answer(outcomes, &head),
                         Err(error) => alone.fail(self.db, &error),
                     }
@@ -365,13 +361,9 @@ impl Parts {
         queue.step();
     }
 
-    async fn append(&self, queue: &Queue, batches: &[Checked]) -> Result<(Vec<Outcome>, Head)> {
-        let (ids, docs) = asks(batches);
-        self.transact(queue, &ids, &docs, |work, now| {
-            let context = self.context(now);
-            batches.iter().map(|batch| work.batch(&context, batch)).collect::<Vec<_>>()
-        })
-        .await
+    async fn append(&self, queue: &Queue, group: &Group) -> Result<(Vec<Outcome>, Head)> {
+        let (ids, docs) = group.asks();
+        self.transact(queue, &ids, &docs, |work, now| group.decide(work, &self.context(now))).await
     }
 
     async fn follow(&self, queue: &Queue, region: &Region, events: Vec<Event>) -> Result<Followed> {

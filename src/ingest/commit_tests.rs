@@ -252,7 +252,7 @@ impl World {
 
     fn append(&mut self, at: usize, group: &Group) {
         let Region1 { parts, queue, .. } = &self.regions[at];
-        let (outcomes, _) = now(parts.append(queue, &group.batches)).unwrap();
+        let (outcomes, _) = now(parts.append(queue, group)).unwrap();
         assert_eq!(outcomes[0].verdicts.len(), group.ops);
         self.hear(at, outcomes);
     }

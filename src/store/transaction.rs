@@ -33,31 +33,7 @@ impl Transaction {
         docs: &[DocId],
     ) -> Result<(Self, Loaded)> {
         connection.set_clean(false);
-        let docs: Vec<&str> = docs.iter().map(DocId::as_str).collect();
-        let client = connection.client();
-        let (head, known, documents) = connection
-            .bounded("locking the head", async {
-                let (head, known, documents) = tokio::try_join!(
-                    client.prepare_cached(sql::HEAD_LOCK),
-                    client.prepare_cached(sql::KNOWN),
-                    client.prepare_cached(sql::DOCUMENTS)
-                )?;
-                let head_params: [&(dyn ToSql + Sync); 1] = [&db];
-                let known_params: [&(dyn ToSql + Sync); 2] = [&db, &ids];
-                let documents_params: [&(dyn ToSql + Sync); 2] = [&db, &docs];
-                // The server runs them in this order, each with a snapshot of its own, the later ones after the lock.
-                let (begun, head, known, documents) = tokio::join!(
-                    biased;
-                    client.batch_execute(begin),
-                    client.query(&head, &head_params),
-                    client.query(&known, &known_params),
-                    client.query(&documents, &documents_params),
-                );
-                begun?;
-                Ok((head?, known?, documents?))
-            })
-            .await?;
-        let loaded = loaded(&head, &known, &documents)?;
+        let loaded = load(&connection, "locking the head", db, Some(begin), sql::HEAD_LOCK, ids, docs).await?;
         Ok((Self { connection, db, timeout }, loaded))
     }
 
@@ -108,31 +84,46 @@ impl Transaction {
 /// What a commit needs to know, read without a lock. The head comes first: where it has not moved when the commit is made, none
 /// of what was read after it had.
 pub(super) async fn look(connection: &Connection, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<Loaded> {
+    load(connection, "reading what a commit needs", db, None, sql::HEAD, ids, docs).await
+}
+
+/// Reads the head, then what a commit needs, in one round trip; in a transaction where one is begun.
+async fn load(
+    connection: &Connection,
+    doing: &str,
+    db: DatabaseId,
+    begin: Option<&str>,
+    head: &str,
+    ids: &[Uuid],
+    docs: &[DocId],
+) -> Result<Loaded> {
     let docs: Vec<&str> = docs.iter().map(DocId::as_str).collect();
     let client = connection.client();
     let (head, known, documents) = connection
-        .bounded("reading what a commit needs", async {
-            let (head, known, documents) = tokio::try_join!(
-                client.prepare_cached(sql::HEAD),
-                client.prepare_cached(sql::KNOWN),
-                client.prepare_cached(sql::DOCUMENTS)
-            )?;
+        .bounded(doing, async {
+            let (head, known, documents) =
+                tokio::try_join!(client.prepare_cached(head), client.prepare_cached(sql::KNOWN), client.prepare_cached(sql::DOCUMENTS))?;
             let head_params: [&(dyn ToSql + Sync); 1] = [&db];
             let known_params: [&(dyn ToSql + Sync); 2] = [&db, &ids];
             let documents_params: [&(dyn ToSql + Sync); 2] = [&db, &docs];
-            let (head, known, documents) = tokio::join!(
+            let begun = async {
+                match begin {
+                    Some(begin) => client.batch_execute(begin).await,
+                    None => Ok(()),
+                }
+            };
+            // The server runs them in this order, each with a snapshot of its own, the later ones after the head was read.
+            let (begun, head, known, documents) = tokio::join!(
                 biased;
+                begun,
                 client.query(&head, &head_params),
                 client.query(&known, &known_params),
                 client.query(&documents, &documents_params),
             );
+            begun?;
             Ok((head?, known?, documents?))
         })
         .await?;
-    loaded(&head, &known, &documents)
-}
-
-fn loaded(head: &[Row], known: &[Row], documents: &[Row]) -> Result<Loaded> {
     Ok(Loaded {
         head: sql::head(head.first().ok_or_else(gone)?, 0)?,
         known: known.iter().map(sql::known).collect::<Result<_>>()?,

@@ -3,7 +3,7 @@
 use super::client::{Connection, Target};
 use super::sample::{Order, Sample};
 use super::write::{applied, prepare};
-use super::{Common, Measured, percentile};
+use super::{Common, Measured, percentile, read};
 use crate::cli::remote;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -52,8 +52,8 @@ pub async fn run(arguments: Arguments) -> Result<Measured> {
     let db = remote::database(&common.db[0])?.to_string();
     prepare(&target, &common.db).await?;
     let (done, replied_all) = watch::channel(false);
+    let (_, cursor) = read::all(&target, &db, "", &mut Vec::new()).await?;
     let mut connection = Connection::open(&target).await?;
-    let cursor = head(&mut connection, &db).await?;
     let events = connection.follow(&format!("/v1/dbs/{db}/changes?feed=sse&since={cursor}")).await?;
     let by_http = tokio::spawn(hear_http(events, ops, replied_all.clone()));
     let by_nats = match nats {
@@ -75,22 +75,6 @@ pub async fn run(arguments: Arguments) -> Result<Measured> {
         Some(heard) => Some(percentile(&mut after(&replied, &joined(heard.await)?, "NATS")?, 0.99)),
     };
     Ok(Measured { nats_p99_ms: nats, ..Measured::new(ops, lasted, &mut http) })
-}
-
-/// The cursor of what is there now.
-async fn head(connection: &mut Connection, db: &str) -> Result<String> {
-    let mut since = String::new();
-    loop {
-        let path = format!("/v1/dbs/{db}/changes?limit=1000{since}");
-        let page = connection.ask(Method::GET, &path, Bytes::new()).await?;
-        let page: serde_json::Value =
-            serde_json::from_slice(&page).map_err(|error| Error::because(Kind::Internal, "reading a page", error))?;
-        let cursor = page["cursor"].as_str().unwrap_or_default().to_owned();
-        if page["pending"] == 0 {
-            return Ok(cursor);
-        }
-        since = format!("&since={cursor}");
-    }
 }
 
 /// Writes at the pace that was asked for, each op on its time or as soon as a connection is free; when each was replied to.

@@ -80,24 +80,24 @@ pub async fn snapshot(arguments: SnapshotArguments) -> Result<Measured> {
     let started = Instant::now();
     let (mut rows, mut latencies) = (0, Vec::new());
     for db in &common.db {
-        rows += all(&target, remote::database(db)?.as_str(), &mut latencies).await?;
+        rows += all(&target, remote::database(db)?.as_str(), "&body=true", &mut latencies).await?.0;
     }
     Ok(Measured::new(rows, started.elapsed(), &mut latencies))
 }
 
-/// From nothing to the head.
-async fn all(target: &Arc<Target>, db: &str, latencies: &mut Vec<Duration>) -> Result<u64> {
+/// From nothing to the head, with the parameters given: how many rows, and the cursor there.
+pub async fn all(target: &Arc<Target>, db: &str, parameters: &str, latencies: &mut Vec<Duration>) -> Result<(u64, String)> {
     let mut connection = Connection::open(target).await?;
     let (mut rows, mut since) = (0, String::new());
     loop {
         let started = Instant::now();
-        let path = format!("/v1/dbs/{db}/changes?body=true&limit=1000{since}");
+        let path = format!("/v1/dbs/{db}/changes?limit=1000{parameters}{since}");
         let page = connection.ask(Method::GET, &path, Bytes::new()).await?;
         latencies.push(started.elapsed());
         let page: Page<'_> = serde_json::from_slice(&page).map_err(|error| Error::because(Kind::Internal, "reading a page", error))?;
         rows += page.changes.len() as u64;
         if page.pending == 0 {
-            return Ok(rows);
+            return Ok((rows, page.cursor.to_owned()));
         }
         since = format!("&since={}", page.cursor);
     }
