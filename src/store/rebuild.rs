@@ -6,13 +6,16 @@
 //! Dead before the swap commits: nothing has changed, and the next run drops the tables that were left. The journals are
 //! only read.
 
+mod bulk;
+mod making;
+
 use super::columns::{CopiedColumns, DocumentColumns, PlaceColumns};
-use super::{DatabaseId, hints, migrate, sql};
+use super::{DatabaseId, migrate, sql};
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId};
-use crate::json::Value;
-use crate::project::{Copied, Digest, Document, Fold, Folding, Keyframe, Place, keyframe, state};
+use crate::project::{Copied, Digest, Document, state};
 use crate::vector::Vector;
+use making::{Made, Making};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Statement};
@@ -20,7 +23,7 @@ use tokio_postgres::{Client, NoTls, Statement};
 /// Events and documents read at once.
 const PAGE: i64 = 2000;
 const PAGE_BYTES: i64 = 4 << 20;
-const DOCS: i64 = 500;
+const DOCS: usize = 500;
 
 /// Documents folded under the locks at most, if it can be had, and rounds without them.
 const LAST_DOCS: usize = 100;
@@ -52,9 +55,31 @@ struct Database {
     name: DatabaseName,
     /// What the fresh documents hold.
     vector: Vector,
+    fresh: Fresh,
+}
+
+/// What fresh documents come to.
+#[derive(Clone, Default)]
+struct Fresh {
     digest: Digest,
     present: u64,
     documents: u64,
+}
+
+impl Fresh {
+    fn take(&mut self, made: &[Made]) {
+        for (document, _) in made {
+            self.digest = self.digest.plus(document.digest());
+            self.present += u64::from(document.body.is_some());
+        }
+        self.documents += made.len() as u64;
+    }
+
+    fn remove(&mut self, document: &Document) {
+        self.digest = self.digest.minus(document.digest());
+        self.present -= u64::from(document.body.is_some());
+        self.documents -= 1;
+    }
 }
 
 /// `url` must be a direct connection as the tables' owner.
@@ -76,7 +101,10 @@ pub async fn rebuild(url: &str, progress: &mut (dyn Progress + Send)) -> Result<
         for (id, name, _) in heads(&client).await? {
             let database = databases.entry(id).or_insert_with(|| Database::new(id, name));
             client.batch_execute("begin isolation level repeatable read").await.map_err(fail)?;
-            touched += catch_up(&client, database, progress).await?;
+            touched += match database.vector.is_empty() {
+                true => all(&client, url, database, progress).await?,
+                false => catch_up(&client, database, progress).await?,
+            };
             client.batch_execute("commit").await.map_err(fail)?;
         }
         if round > 0 && touched <= LAST_DOCS {
@@ -99,7 +127,7 @@ pub async fn rebuild(url: &str, progress: &mut (dyn Progress + Send)) -> Result<
 
 impl Database {
     fn new(id: DatabaseId, name: DatabaseName) -> Self {
-        Self { id, name, vector: Vector::new(), digest: Digest::default(), present: 0, documents: 0 }
+        Self { id, name, vector: Vector::new(), fresh: Fresh::default() }
     }
 }
 
@@ -108,76 +136,74 @@ async fn heads(client: &Client) -> Result<Vec<(DatabaseId, DatabaseName, Vector)
     rows.iter().map(|row| Ok((row.get(0), DatabaseName::new(row.get(1)).map_err(Error::corrupt)?, sql::head(row, 2)?.vector))).collect()
 }
 
-/// Folds what was touched since the fresh tables were last up to date; how many documents.
-async fn catch_up(client: &Client, database: &mut Database, progress: &mut (dyn Progress + Send)) -> Result<usize> {
-    let row = client.query_one(sql::HEAD, &[&database.id]).await.map_err(fail)?;
-    let vector = sql::head(&row, 0)?.vector;
-    let mut count = 0;
-    if database.vector.is_empty() {
-        let mut after = String::new();
-        loop {
-            let rows = client.query(sql::TOUCHED_DOCS, &[&database.id, &after, &DOCS]).await.map_err(fail)?;
-            let docs = rows.iter().map(|row| DocId::new(row.get(0)).map_err(Error::corrupt)).collect::<Result<Vec<_>>>()?;
-            let Some(last) = docs.last() else { break };
-            after = last.to_string();
-            count += docs.len();
-            make(client, database, &docs, progress).await?;
-        }
-    } else {
-        let mut touched = BTreeSet::new();
-        for (region, upto) in vector.iter() {
-            let params: [&(dyn ToSql + Sync); 4] = [&database.id, &region.as_str(), &(database.vector.get(region) as i64), &(upto as i64)];
-            for row in client.query(sql::TOUCHED_SINCE, &params).await.map_err(fail)? {
-                touched.insert(DocId::new(row.get(0)).map_err(Error::corrupt)?);
-            }
-        }
-        let touched: Vec<DocId> = touched.into_iter().collect();
-        count = touched.len();
-        for docs in touched.chunks(DOCS as usize) {
-            make(client, database, docs, progress).await?;
-        }
+/// Folds all of a database; how many documents.
+async fn all(client: &Client, url: &str, database: &mut Database, progress: &mut (dyn Progress + Send)) -> Result<usize> {
+    let vector = vector(client, database).await?;
+    let (writer, connection) = tokio_postgres::connect(url, NoTls).await.map_err(fail)?;
+    tokio::spawn(connection);
+    let left;
+    (database.fresh, left) = bulk::make(client, writer, database.id, progress).await?;
+    for docs in left.chunks(DOCS) {
+        make(client, database, docs, progress).await?;
     }
     database.vector = vector;
-    Ok(count)
+    Ok(database.fresh.documents as usize)
 }
 
-/// Folds documents and writes them into the fresh tables.
+/// Folds what was touched since the fresh tables were last up to date; how many documents.
+async fn catch_up(client: &Client, database: &mut Database, progress: &mut (dyn Progress + Send)) -> Result<usize> {
+    let vector = vector(client, database).await?;
+    let mut touched = BTreeSet::new();
+    for (region, upto) in vector.iter() {
+        let params: [&(dyn ToSql + Sync); 4] = [&database.id, &region.as_str(), &(database.vector.get(region) as i64), &(upto as i64)];
+        for row in client.query(sql::TOUCHED_SINCE, &params).await.map_err(fail)? {
+            touched.insert(DocId::new(row.get(0)).map_err(Error::corrupt)?);
+        }
+    }
+    let touched: Vec<DocId> = touched.into_iter().collect();
+    for docs in touched.chunks(DOCS) {
+        make(client, database, docs, progress).await?;
+    }
+    database.vector = vector;
+    Ok(touched.len())
+}
+
+async fn vector(client: &Client, database: &Database) -> Result<Vector> {
+    let row = client.query_one(sql::HEAD, &[&database.id]).await.map_err(fail)?;
+    Ok(sql::head(&row, 0)?.vector)
+}
+
+/// Folds documents one by one, and writes them into the fresh tables.
 async fn make(client: &Client, database: &mut Database, docs: &[DocId], progress: &mut (dyn Progress + Send)) -> Result<()> {
     let names: Vec<&str> = docs.iter().map(DocId::as_str).collect();
     let statement = sql::DOCUMENTS.replace("from documents", "from documents_fresh");
     for row in client.query(&statement, &[&database.id, &names]).await.map_err(fail)? {
-        let before = sql::document(&row)?;
-        database.digest = database.digest.minus(before.digest());
-        database.present -= u64::from(before.body.is_some());
-        database.documents -= 1;
+        database.fresh.remove(&sql::document(&row)?);
     }
     for table in ["keyframes_fresh", "copies_fresh"] {
         let statement = format!("delete from {table} where database = $1 and doc = any($2)");
         client.execute(&statement, &[&database.id, &names]).await.map_err(fail)?;
     }
-    let (mut documents, mut keyframes, mut copies) = (Vec::new(), Vec::new(), Vec::new());
     let mut copied: HashMap<DocId, Vec<Copied>> = HashMap::new();
     for row in client.query(sql::COPIES_OF_DOCUMENTS, &[&database.id, &names]).await.map_err(fail)? {
         let copy = sql::copied(&row)?;
         copied.entry(copy.doc.clone()).or_default().push(copy);
     }
     let past = client.prepare(&sql::past()).await.map_err(fail)?;
+    let reading = Reading { client, db: database.id, past: &past };
+    let (mut made, mut copies) = (Vec::new(), Vec::new());
     for doc in docs {
         let copied = copied.remove(doc).unwrap_or_default();
-        let reading = Reading { client, db: database.id, past: &past };
-        let made = match fold(&reading, doc, &copied, false, progress).await? {
+        let document = match fold(&reading, doc, Making::new(&copied, false), progress).await? {
             Some(made) => Some(made),
-            None => fold(&reading, doc, &copied, true, progress).await?,
+            // Without runs of increments.
+            None => fold(&reading, doc, Making::new(&copied, true), progress).await?,
         };
-        let (document, kept) = made.ok_or_else(|| Error::corrupt(format!("{doc} cannot be folded")))?;
-        database.digest = database.digest.plus(document.digest());
-        database.present += u64::from(document.body.is_some());
-        database.documents += 1;
-        documents.push(document);
-        keyframes.extend(kept.into_iter().map(|keyframe| (doc.clone(), keyframe)));
+        made.push(document.ok_or_else(|| Error::corrupt(format!("{doc} cannot be folded")))?);
         copies.extend(copied);
     }
-    write(client, database.id, &documents, &keyframes, &copies).await
+    database.fresh.take(&made);
+    write(client, database.id, &made, &copies).await
 }
 
 /// How documents' events are read.
@@ -187,62 +213,43 @@ struct Reading<'a> {
     past: &'a Statement,
 }
 
-/// One document from its events. `None`: it cannot be told with runs of increments, and is to be folded without.
-async fn fold(
-    reading: &Reading<'_>,
-    doc: &DocId,
-    copied: &[Copied],
-    unfolded: bool,
-    progress: &mut (dyn Progress + Send),
-) -> Result<Option<(Document, Vec<Keyframe>)>> {
-    let mut folding = Folding::new(if unfolded { Fold::unfolded() } else { Fold::default() }, copied, None);
-    let (mut keyframes, mut since, mut due) = (Vec::new(), 0, keyframe::EVENTS);
-    let (mut version, mut stamp, mut after): (Vector, _, Option<Place>) = Default::default();
+/// One document from its events. `None`: it cannot be told with runs of increments.
+async fn fold(reading: &Reading<'_>, doc: &DocId, mut making: Making, progress: &mut (dyn Progress + Send)) -> Result<Option<Made>> {
     let Reading { client, db, past } = *reading;
     loop {
         let (at, region, position) =
-            after.as_ref().map_or((-1, "", 0), |place| (place.stamp.to_i64(), place.region.as_str(), place.position as i64));
+            making.last().map_or((-1, "", 0), |place| (place.stamp.to_i64(), place.region.as_str(), place.position as i64));
         let params: [&(dyn ToSql + Sync); 8] = [&db, &doc.as_str(), &at, &region, &position, &i64::MAX, &PAGE, &PAGE_BYTES];
         let rows = client.query(past, &params).await.map_err(fail)?;
         if rows.is_empty() {
-            break;
+            return making.finish(doc.clone());
         }
         progress.step(rows.len() as u64);
         for row in &rows {
-            let event = sql::event(row)?;
-            if !hints::take(client, db, &mut folding, &event).await? {
+            if !making.take_or_ask(client, db, &sql::event(row)?).await? {
                 return Ok(None);
-            }
-            version.raise(&event.region, event.position);
-            stamp = event.stamp;
-            (since, due) = (since + 1, due - 1);
-            after = Some(Place::of(&event));
-            if due <= 0 {
-                let (kept, next) = keyframe::consider(folding.fold.clone(), Place::of(&event), since, due);
-                due = next;
-                if let Some(kept) = kept {
-                    keyframe::keep(&mut keyframes, kept);
-                    since = 0;
-                }
             }
         }
     }
-    let (Ok(body), Ok(conflicts)) = (folding.fold.body(), folding.fold.conflicts()) else { return Ok(None) };
-    let body = body.map(|body| Value::Object(body).canonical().into());
-    Ok(Some((Document { doc: doc.clone(), version, stamp, body, conflicts, keyframe_in: due }, keyframes)))
 }
 
-async fn write(client: &Client, db: DatabaseId, documents: &[Document], keyframes: &[(DocId, Keyframe)], copies: &[Copied]) -> Result<()> {
+async fn write(client: &Client, db: DatabaseId, made: &[Made], copies: &[Copied]) -> Result<()> {
     let keep = sql::KEEP.replace("into documents", "into documents_fresh");
-    client.execute(&keep, &DocumentColumns::of(documents).params(&db)).await.map_err(fail)?;
-    let columns = PlaceColumns::of(keyframes.iter().map(|(doc, keyframe)| (doc, &keyframe.place)));
-    let latest: Vec<String> = keyframes.iter().map(|(_, keyframe)| state::write_latest(&keyframe.latest)).collect();
-    let states: Vec<&str> = keyframes.iter().map(|(_, keyframe)| keyframe.state.as_str()).collect();
-    let [id, doc, stamp, region, position] = columns.params(&db);
-    let params = [id, doc, stamp, region, position, &latest as _, &states as _];
-    client.execute(&sql::KEYFRAMES_KEEP.replace("into keyframes", "into keyframes_fresh"), &params).await.map_err(fail)?;
-    let keep = sql::COPIES_KEEP.replace("into copies", "into copies_fresh");
-    client.execute(&keep, &CopiedColumns::of(copies).params(&db)).await.map_err(fail)?;
+    let documents = DocumentColumns::of(made.iter().map(|(document, _)| document));
+    client.execute(&keep, &documents.params(&db)).await.map_err(fail)?;
+    let keyframes = || made.iter().flat_map(|(document, keyframes)| keyframes.iter().map(|keyframe| (&document.doc, keyframe)));
+    if keyframes().next().is_some() {
+        let columns = PlaceColumns::of(keyframes().map(|(doc, keyframe)| (doc, &keyframe.place)));
+        let latest: Vec<String> = keyframes().map(|(_, keyframe)| state::write_latest(&keyframe.latest)).collect();
+        let states: Vec<&str> = keyframes().map(|(_, keyframe)| keyframe.state.as_str()).collect();
+        let [id, doc, stamp, region, position] = columns.params(&db);
+        let params = [id, doc, stamp, region, position, &latest as _, &states as _];
+        client.execute(&sql::KEYFRAMES_KEEP.replace("into keyframes", "into keyframes_fresh"), &params).await.map_err(fail)?;
+    }
+    if !copies.is_empty() {
+        let keep = sql::COPIES_KEEP.replace("into copies", "into copies_fresh");
+        client.execute(&keep, &CopiedColumns::of(copies).params(&db)).await.map_err(fail)?;
+    }
     Ok(())
 }
 
@@ -256,14 +263,14 @@ async fn swap(client: &Client, databases: &mut BTreeMap<DatabaseId, Database>, p
         let database = databases.entry(id).or_insert_with(|| Database::new(id, name));
         catch_up(client, database, progress).await?;
         let row = client.query_one(sql::HEAD, &[&id]).await.map_err(fail)?;
-        if sql::head(&row, 0)?.digest != database.digest {
+        if sql::head(&row, 0)?.digest != database.fresh.digest {
             report.changed.push(database.name.clone());
         }
-        let (digest, present) = (database.digest.to_bytes(), database.present as i64);
+        let (digest, present) = (database.fresh.digest.to_bytes(), database.fresh.present as i64);
         let update = "update heads set digest = $2, documents = $3 where database = $1";
         client.execute(update, &[&id, &&digest[..], &present]).await.map_err(fail)?;
         report.databases += 1;
-        report.documents += database.documents;
+        report.documents += database.fresh.documents;
     }
     for table in FRESH {
         client.batch_execute(&swap_table(client, table).await?).await.map_err(fail)?;

@@ -134,9 +134,6 @@ pub fn history() -> String {
     bounded(&page, order, "$7")
 }
 
-/// Documents that events touched, after one of them.
-pub const TOUCHED_DOCS: &str = "select distinct doc from events where database = (select $1::int4) and doc > $2 order by doc limit $3";
-
 /// Documents that a journal touched between two positions.
 pub const TOUCHED_SINCE: &str = "select distinct doc from events where database = (select $1::int4) and region = $2 and position > (select $3::int8) and position <= (select $4::int8)";
 
