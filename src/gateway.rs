@@ -14,6 +14,7 @@ use crate::random::Random;
 use crate::relay;
 use crate::relay::live::Live;
 use crate::store::reads::Reads;
+use crate::store::recent::{Kept, Recent};
 use crate::store::{DatabaseId, Head, Store};
 use crate::telemetry::Metrics;
 use crate::vector::Vector;
@@ -38,6 +39,8 @@ pub struct Gateway {
     pub relay: relay::Status,
     pub access: Access,
     databases: RwLock<BTreeMap<DatabaseName, Arc<Database>>>,
+    /// What their last commits take in memory.
+    kept: Arc<Kept>,
     /// The other regions were asked what they hold of this one's journals.
     pub asked: watch::Sender<bool>,
     /// Somebody committed, somewhere: look now rather than at the next poll.
@@ -51,6 +54,8 @@ pub struct Database {
     pub appender: Appender,
     /// The latest head this process knows of.
     pub head: Arc<watch::Sender<Head>>,
+    /// What this process committed a moment ago.
+    pub recent: Arc<Recent>,
     /// What its subscribers read together.
     pub live: Live,
     /// Its documents, for who reads them one by one.
@@ -141,6 +146,7 @@ impl Gateway {
             metrics: Metrics::default(),
             relay: relay::Status::default(),
             databases: RwLock::default(),
+            kept: Arc::default(),
             asked: watch::Sender::new(true),
             look: Notify::new(),
             config,
@@ -170,6 +176,7 @@ impl Gateway {
 
     /// Learns of databases and heads that other processes made: the floor under every notification.
     async fn look_around(self: &Arc<Self>) -> Result<()> {
+        self.databases().iter().for_each(|database| database.recent.expire());
         let asked = self.clock.now();
         let before: BTreeMap<DatabaseId, Vector> = self.databases().iter().map(|database| (database.id, database.known().vector)).collect();
         for (id, name, head) in self.store.databases().await? {
@@ -215,6 +222,7 @@ impl Gateway {
         let known = databases.entry(name.clone()).or_insert_with(|| {
             let confirmed = AtomicI64::new(self.clock.now()); // whoever calls has just read the head
             let head = Arc::new(watch::Sender::new(head.clone()));
+            let recent = Arc::new(Recent::new(self.kept.clone()));
             let (appender, task) = Appender::new(commit::Parts {
                 db: id,
                 region: self.region.clone(),
@@ -224,6 +232,7 @@ impl Gateway {
                 limits: self.config.ingest(),
                 bounds: self.config.bounds(),
                 head: head.clone(),
+                recent: recent.clone(),
                 planted: self.planted,
                 definitions: Definitions::default(),
             });
@@ -233,6 +242,7 @@ impl Gateway {
                 name: name.clone(),
                 appender,
                 head,
+                recent,
                 live: Live::default(),
                 reads: Reads::new(self.store.clone(), id),
                 confirmed,

@@ -7,30 +7,22 @@
 //! moved. Where it has, since another gateway wrote, or where the group before was not kept, or a document's past must be
 //! read, a group is decided once more under the lock.
 
-use super::commit::{Group, Parts, Queue, advance};
+use super::commit::{Parts, Queue};
 use super::decide::{Context, Work};
-use super::verdict::Outcome;
+use super::group::{Group, Outcomes};
 use crate::error::{Kind, Result};
 use crate::id::DocId;
 use crate::project::Document;
-use crate::store::{Commit, Head, KnownOp, Loaded};
+use crate::store::{Advance, KnownOp, Loaded};
 use futures_util::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use uuid::Uuid;
-
-/// What was decided on a group.
-pub struct Decision {
-    /// What it was decided on.
-    before: Head,
-    commit: Commit,
-}
 
 /// A group on its way, or none.
 #[derive(Default)]
 pub struct Flight<'a> {
-    decision: Option<Arc<Decision>>,
+    decision: Option<Arc<Advance>>,
     future: Option<BoxFuture<'a, Landing>>,
     landing: Option<Landing>,
 }
@@ -48,7 +40,7 @@ pub enum Landing {
 }
 
 impl<'a> Flight<'a> {
-    pub fn launch(&mut self, parts: &'a Parts, queue: &'a Queue, decision: Decision, group: Group, outcomes: Vec<Outcome>) {
+    pub fn launch(&mut self, parts: &'a Parts, queue: &'a Queue, decision: Advance, group: Group, outcomes: Outcomes) {
         let decision = Arc::new(decision);
         self.decision = Some(decision.clone());
         self.future = Some(Box::pin(fly(parts, queue, decision, group, outcomes)));
@@ -59,7 +51,7 @@ impl<'a> Flight<'a> {
     }
 
     /// What the next group is to be decided on top of.
-    pub fn decision(&self) -> Option<Arc<Decision>> {
+    pub fn decision(&self) -> Option<Arc<Advance>> {
         self.decision.clone()
     }
 
@@ -96,16 +88,14 @@ impl<'a> Flight<'a> {
     }
 }
 
-async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Decision>, group: Group, outcomes: Vec<Outcome>) -> Landing {
+async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Advance>, group: Group, outcomes: Outcomes) -> Landing {
     // Dead during the commit: all of it is kept or nothing, the client gets no answer, and its retry gets the verdict
     // `duplicate` or a first one. What was decided on top of it is forgotten with us, and nobody was told of it.
     let commit = &decision.commit;
-    let landing = match decision.keep(parts).await {
+    let landing = match parts.keep(&decision).await {
         Ok(true) => {
             if !commit.events.is_empty() {
-                queue.commits.fetch_add(1, Ordering::Relaxed);
-                queue.events.fetch_add(commit.events.len() as u64, Ordering::Relaxed);
-                advance(&parts.head, &commit.head);
+                parts.kept(queue, &decision);
             }
             group.answer(outcomes, &commit.head);
             Landing::Kept
@@ -126,11 +116,11 @@ async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Decision>, group: Group
 
 impl Parts {
     /// Decides a group on what is there, or on top of what is on its way there. `None`: only under the lock.
-    pub async fn decide_ahead(&self, group: &Group, base: Option<Arc<Decision>>) -> Result<Option<(Decision, Vec<Outcome>)>> {
+    pub async fn decide_ahead(&self, group: &Group, base: Option<Arc<Advance>>) -> Result<Option<(Advance, Outcomes)>> {
         let known = self.head.borrow().vector.clone();
         let (ids, docs) = group.asks();
         let mut loaded = self.store.look(self.db, &ids, &docs).await?;
-        if !loaded.head.vector.covers(&known) || base.is_some_and(|base| !base.lay_over(&mut loaded, &ids, &docs)) {
+        if !loaded.head.vector.covers(&known) || base.is_some_and(|base| !lay_over(&base, &mut loaded, &ids, &docs)) {
             return Ok(None);
         }
         let mut work = Work::open(&loaded, &HashMap::new(), docs.iter(), self.planted)?;
@@ -140,7 +130,16 @@ impl Parts {
         }
         let decided = work.finish();
         let plain = decided.refolds.is_empty() && decided.commit.is_plain();
-        Ok(plain.then_some((Decision { before: loaded.head, commit: decided.commit }, outcomes)))
+        Ok(plain.then_some((Advance { before: loaded.head, commit: decided.commit }, outcomes)))
+    }
+
+    /// Commits what was decided, where nothing else was written since. Whether it is kept now.
+    pub async fn keep(&self, decision: &Advance) -> Result<bool> {
+        if decision.commit.events.is_empty() {
+            // What was read belongs together only if nothing was written meanwhile; here no commit finds that out.
+            return Ok(self.store.head(self.db).await? == decision.before);
+        }
+        self.store.commit_on(self.db, decision).await
     }
 
     pub fn context(&self, now: crate::clock::Millis) -> Context<'_> {
@@ -148,32 +147,21 @@ impl Parts {
     }
 }
 
-impl Decision {
-    /// Commits it, where nothing else was written since. Whether it is kept now.
-    pub async fn keep(&self, parts: &Parts) -> Result<bool> {
-        if self.commit.events.is_empty() {
-            // What was read belongs together only if nothing was written meanwhile; here no commit finds that out.
-            return Ok(parts.store.head(parts.db).await? == self.before);
-        }
-        parts.store.commit_on(parts.db, &self.before, &self.commit).await
+/// Lays a decision over what was read, which may show it already, or in part. `false`: something else was written, too.
+fn lay_over(decision: &Advance, loaded: &mut Loaded, ids: &[Uuid], docs: &[DocId]) -> bool {
+    let Advance { before, commit } = decision;
+    if loaded.head != *before && loaded.head != commit.head {
+        return false;
     }
-
-    /// Lays itself over what was read, which may show it already, or in part. `false`: something else was written, too.
-    fn lay_over(&self, loaded: &mut Loaded, ids: &[Uuid], docs: &[DocId]) -> bool {
-        let Self { before, commit } = self;
-        if loaded.head != *before && loaded.head != commit.head {
-            return false;
+    loaded.head = commit.head.clone();
+    let written: HashMap<&DocId, &Document> = commit.documents.iter().map(|document| (&document.doc, document)).collect();
+    loaded.documents.retain(|document| !written.contains_key(&document.doc));
+    loaded.documents.extend(docs.iter().filter_map(|doc| written.get(doc)).map(|document| (*document).clone()));
+    let asked: HashSet<&Uuid> = ids.iter().collect();
+    for event in commit.events.iter().filter(|event| asked.contains(&event.id)) {
+        if !loaded.known.iter().any(|known| known.region == event.region && known.position == event.position) {
+            loaded.known.push(KnownOp::of(event));
         }
-        loaded.head = commit.head.clone();
-        let written: HashMap<&DocId, &Document> = commit.documents.iter().map(|document| (&document.doc, document)).collect();
-        loaded.documents.retain(|document| !written.contains_key(&document.doc));
-        loaded.documents.extend(docs.iter().filter_map(|doc| written.get(doc)).map(|document| (*document).clone()));
-        let asked: HashSet<&Uuid> = ids.iter().collect();
-        for event in commit.events.iter().filter(|event| asked.contains(&event.id)) {
-            if !loaded.known.iter().any(|known| known.region == event.region && known.position == event.position) {
-                loaded.known.push(KnownOp::of(event));
-            }
-        }
-        true
     }
+    true
 }

@@ -11,28 +11,28 @@
 use super::Limits;
 use super::ahead::{Flight, Landing};
 use super::batch::Checked;
-use super::decide::{Context, Decided, Gap, Refold, Work, session_after};
+use super::decide::{Decided, Refold, Work};
 use super::definitions::Definitions;
+use super::group::{Answer, Batches, Followed, Group, Outcomes, Place, Run};
 use super::past::Reader;
-use super::schema::definition_of;
 use super::verdict::Outcome;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
-use crate::id::{DocId, Position, Region};
+use crate::id::{DocId, Region};
 use crate::journal::Event;
 use crate::json::Value;
 use crate::planted::Planted;
 use crate::project::Document;
 use crate::project::document::{Past, Wants};
 use crate::random::Random;
-use crate::store::{DatabaseId, Head, Loaded, Locked, Store};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use crate::store::recent::Recent;
+use crate::store::{Advance, DatabaseId, Head, Loaded, Locked, Store};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 /// Bounds of the queue and of one commit.
 #[derive(Clone, Debug)]
@@ -57,8 +57,8 @@ pub struct Appender {
 /// What waits, and what was done: for the bound, status and metrics.
 #[derive(Default)]
 pub struct Queue {
-    ops: AtomicUsize,
-    bytes: AtomicUsize,
+    pub(super) ops: AtomicUsize,
+    pub(super) bytes: AtomicUsize,
     /// When the queue last was empty or a job was done.
     moved: Mutex<Option<Instant>>,
     /// The store was set back below what this process has seen: nothing here can be trusted any more.
@@ -88,22 +88,8 @@ impl Queue {
 }
 
 enum Job {
-    /// A batch, and its place in the queue, which it keeps until it is answered.
     Append(Checked, Answer),
-    Follow(Region, Vec<Event>, oneshot::Sender<Result<Followed>>),
-}
-
-struct Answer {
-    reply: oneshot::Sender<Result<Outcome>>,
-    _place: Place,
-}
-
-/// Where a journal stands after a run was handed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Followed {
-    pub have: Position,
-    /// The run began beyond what was here: nothing of it was kept.
-    pub gap: bool,
+    Follow(Run),
 }
 
 /// What the task works with.
@@ -118,6 +104,8 @@ pub struct Parts {
     pub planted: Planted,
     /// Told of every head this process commits.
     pub head: Arc<watch::Sender<Head>>,
+    /// Where those who follow find what was committed here.
+    pub recent: Arc<Recent>,
     pub definitions: Definitions,
 }
 
@@ -137,16 +125,16 @@ impl Appender {
     /// Appends a batch; the answer comes after the commit. Over the queue's bound: `TooMany`, nothing was kept.
     pub async fn append(&self, batch: Checked) -> Result<Outcome> {
         let (ops, bytes) = (batch.ops.len(), batch.bytes);
-        let _place = self.reserve(ops, bytes)?;
+        let place = self.reserve(ops, bytes)?;
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job::Append(batch, Answer { reply, _place })).map_err(|_| stopped())?;
+        self.jobs.send(Job::Append(batch, Answer { reply, place })).map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 
     /// Applies a run of another region's journal, in order.
     pub async fn follow(&self, region: Region, events: Vec<Event>) -> Result<Followed> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job::Follow(region, events, reply)).map_err(|_| stopped())?;
+        self.jobs.send(Job::Follow(Run { region, events, reply })).map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 
@@ -168,20 +156,6 @@ impl Appender {
             return Err(Error::new(Kind::TooMany, doing));
         }
         Ok(place)
-    }
-}
-
-/// A batch's share of the queue; given back however the request ends.
-struct Place {
-    queue: Arc<Queue>,
-    ops: usize,
-    bytes: usize,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.queue.ops.fetch_sub(self.ops, Ordering::Relaxed);
-        self.queue.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -217,110 +191,55 @@ async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver
                 },
             },
         };
-        match job {
-            Job::Follow(region, events, reply) => {
-                parts.settle(queue, &mut flight, &mut contended).await;
-                let done = parts.follow(queue, &region, events).await;
-                let _ = reply.send(done);
-                queue.step();
-            }
-            Job::Append(batch, reply) => {
-                let mut group = Group::default();
-                group.push(batch, reply);
-                while group.is_within(&parts.bounds) && next.is_none() {
-                    match inbox.try_recv() {
-                        Ok(job) => next = group.take(job),
-                        Err(_) if flight.is_flying() && group.ops < AHEAD_OPS_MIN => tokio::select! {
-                            biased;
-                            () = flight.lands() => {}
-                            job = inbox.recv() => match job {
-                                Some(job) => next = group.take(job),
-                                None => break,
-                            },
-                        },
-                        Err(_) => break,
-                    }
-                }
-                if group.batches.is_empty() {
+        let group = match job {
+            Job::Follow(run) => Group::Run(run),
+            Job::Append(batch, answer) => {
+                let mut batches = Batches::default();
+                batches.push(batch, Some(answer));
+                next = gather(&mut batches, &mut inbox, &mut flight, &parts.bounds).await;
+                if batches.is_empty() {
                     continue;
                 }
-                let base = flight.decision();
-                let decided = match contended {
-                    0 => flight.meanwhile(parts.decide_ahead(&group, base)).await,
-                    _ => Ok(None),
-                };
-                let stands = parts.settle(queue, &mut flight, &mut contended).await;
-                match decided {
-                    Ok(Some((decision, outcomes))) if stands => flight.launch(parts, queue, decision, group, outcomes),
-                    // What failed is tried again there, and said there.
-                    _ => {
-                        contended = contended.saturating_sub(1);
-                        parts.answer(queue, group).await;
-                    }
-                }
+                Group::Batches(batches)
+            }
+        };
+        let base = flight.decision();
+        let decided = match contended {
+            0 => flight.meanwhile(parts.decide_ahead(&group, base)).await,
+            _ => Ok(None),
+        };
+        let stands = parts.settle(queue, &mut flight, &mut contended).await;
+        match decided {
+            Ok(Some((decision, outcomes))) if stands => flight.launch(parts, queue, decision, group, outcomes),
+            // What failed is tried again there, and said there.
+            _ => {
+                contended = contended.saturating_sub(1);
+                parts.answer(queue, group).await;
             }
         }
     }
     parts.settle(queue, &mut flight, &mut contended).await;
 }
 
-#[derive(Default)]
-pub struct Group {
-    batches: Vec<Checked>,
-    replies: Vec<Answer>,
-    ops: usize,
-    bytes: usize,
-}
-
-impl Group {
-    fn push(&mut self, batch: Checked, reply: Answer) {
-        if reply.reply.is_closed() {
-            return; // its client went away before anything was done: nothing was kept
-        }
-        self.ops += batch.ops.len();
-        self.bytes += batch.bytes;
-        self.batches.push(batch);
-        self.replies.push(reply);
-    }
-
-    /// Takes a batch in; anything else is given back.
-    fn take(&mut self, job: Job) -> Option<Job> {
+/// Takes in the batches that wait, and while another group flies those that come, until they are enough. What came and is no
+/// batch.
+async fn gather(batches: &mut Batches, inbox: &mut mpsc::UnboundedReceiver<Job>, flight: &mut Flight<'_>, bounds: &Bounds) -> Option<Job> {
+    while batches.is_within(bounds) {
+        let job = match inbox.try_recv() {
+            Ok(job) => job,
+            Err(_) if flight.is_flying() && batches.ops() < AHEAD_OPS_MIN => tokio::select! {
+                biased;
+                () = flight.lands() => continue,
+                job = inbox.recv() => job?,
+            },
+            Err(_) => return None,
+        };
         match job {
-            Job::Append(batch, reply) => {
-                self.push(batch, reply);
-                None
-            }
-            other => Some(other),
+            Job::Append(batch, answer) => batches.push(batch, Some(answer)),
+            Job::Follow(_) => return Some(job),
         }
     }
-
-    fn is_within(&self, bounds: &Bounds) -> bool {
-        self.ops < bounds.group_ops_max && self.bytes < bounds.group_bytes_max
-    }
-
-    /// Ids and documents that its commit must know.
-    pub fn asks(&self) -> (Vec<Uuid>, Vec<DocId>) {
-        let ops = || self.batches.iter().flat_map(|batch| &batch.ops).flatten();
-        (ops().map(|op| op.id).collect(), with_definitions(ops().map(|op| &op.doc)))
-    }
-
-    pub fn decide(&self, work: &mut Work, context: &Context<'_>) -> Vec<Outcome> {
-        self.batches.iter().map(|batch| work.batch(context, batch)).collect()
-    }
-
-    pub fn answer(self, outcomes: Vec<Outcome>, head: &Head) {
-        for (answer, outcome) in self.replies.into_iter().zip(outcomes) {
-            let session = session_after(head, outcome.session);
-            let _ = answer.reply.send(Ok(Outcome { session, ..outcome }));
-        }
-    }
-
-    pub fn fail(self, db: DatabaseId, error: &Error) {
-        tracing::warn!(db, batches = self.batches.len(), error = %error.chain(), "a commit failed");
-        for answer in self.replies {
-            let _ = answer.reply.send(Err(error.again()));
-        }
-    }
+    None
 }
 
 impl Parts {
@@ -340,54 +259,40 @@ impl Parts {
         }
     }
 
-    /// Commits a group under the lock and answers each of it. A fault that is one batch's own must not fail its neighbours, so
-    /// after one that is not the store's being away each batch goes alone.
+    /// Commits a group under the lock and answers all who wait. After a fault that is not the store's being away each batch goes
+    /// alone.
     async fn answer(&self, queue: &Queue, group: Group) {
         match self.append(queue, &group).await {
             Ok((outcomes, head)) => group.answer(outcomes, &head),
-            Err(error) if error.kind.policy().retry || group.batches.len() == 1 => group.fail(self.db, &error),
-            Err(error) => {
-                tracing::warn!(db = self.db, batches = group.batches.len(), error = %error.chain(), "a group failed; each batch goes alone");
-                for (batch, answer) in group.batches.into_iter().zip(group.replies) {
-                    let mut alone = Group::default();
-                    alone.push(batch, answer);
-                    match self.append(queue, &alone).await {
-                        Ok((outcomes, head)) => alone.answer(outcomes, &head),
-                        Err(error) => alone.fail(self.db, &error),
+            Err(error) if error.kind.policy().retry => group.fail(self.db, &error),
+            Err(error) => match group.apart() {
+                Err(group) => group.fail(self.db, &error),
+                Ok(each) => {
+                    tracing::warn!(db = self.db, batches = each.len(), error = %error.chain(), "a group failed; each batch goes alone");
+                    for alone in each {
+                        match self.append(queue, &alone).await {
+                            Ok((outcomes, head)) => alone.answer(outcomes, &head),
+                            Err(error) => alone.fail(self.db, &error),
+                        }
                     }
                 }
-            }
+            },
         }
         queue.step();
     }
 
-    async fn append(&self, queue: &Queue, group: &Group) -> Result<(Vec<Outcome>, Head)> {
-        let (ids, docs) = group.asks();
-        self.transact(queue, &ids, &docs, |work, now| group.decide(work, &self.context(now))).await
-    }
-
-    async fn follow(&self, queue: &Queue, region: &Region, events: Vec<Event>) -> Result<Followed> {
-        let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
-        let docs = distinct(events.iter().map(|event| &event.doc));
-        let (outcome, head) = self.transact(queue, &ids, &docs, |work, _| work.follow(region, events.clone())).await?;
-        Ok(Followed { have: head.vector.get(region), gap: matches!(outcome, Err(Gap { .. })) })
-    }
-
     /// The one transaction. Returns what was decided and the head after it.
-    async fn transact<T>(
-        &self,
-        queue: &Queue,
-        ids: &[Uuid],
-        docs: &[DocId],
-        mut decide: impl FnMut(&mut Work, i64) -> T,
-    ) -> Result<(T, Head)> {
+    async fn append(&self, queue: &Queue, group: &Group) -> Result<(Outcomes, Head)> {
         for attempt in 1.. {
-            match self.attempt(queue, ids, docs, &mut decide).await {
-                Ok((outcome, head, events)) => {
-                    queue.commits.fetch_add(1, Ordering::Relaxed);
-                    queue.events.fetch_add(events, Ordering::Relaxed);
-                    advance(&self.head, &head);
-                    return Ok((outcome, head));
+            match self.attempt(queue, group).await {
+                Ok((outcomes, decision)) if decision.commit.events.is_empty() => {
+                    advance(&self.head, &decision.before);
+                    return Ok((outcomes, decision.before));
+                }
+                Ok((outcomes, decision)) => {
+                    let decision = Arc::new(decision);
+                    self.kept(queue, &decision);
+                    return Ok((outcomes, decision.commit.head.clone()));
                 }
                 // Surely nothing was kept: the connection was dead, or another gateway held the lock too long.
                 Err(error) if error.kind == Kind::Unavailable && attempt < self.bounds.tries_max => {
@@ -400,62 +305,60 @@ impl Parts {
         unreachable!("the loop returns")
     }
 
-    async fn attempt<T>(
-        &self,
-        queue: &Queue,
-        ids: &[Uuid],
-        docs: &[DocId],
-        decide: &mut impl FnMut(&mut Work, i64) -> T,
-    ) -> Result<(T, Head, u64)> {
+    async fn attempt(&self, queue: &Queue, group: &Group) -> Result<(Outcomes, Advance)> {
         // Taken before the lock: a gateway that freezes while it holds it may learn of later heads before it goes on.
         let known = self.head.borrow().vector.clone();
+        let (ids, docs) = group.asks();
         // Dead here: nothing was kept, the lock goes with the connection (or its idle timeout).
-        let (mut locked, loaded) = self.store.lock(self.db, ids, docs).await?;
+        let (mut locked, loaded) = self.store.lock(self.db, &ids, &docs).await?;
         if !loaded.head.vector.covers(&known) {
             locked.release().await;
             queue.set_back.store(true, Ordering::Relaxed);
             return Err(Error::corrupt(format!("the store holds {} and held {known} before: it was set back", loaded.head.vector)));
         }
-        let (outcome, decided) = match self.decide(&mut locked, &loaded, docs, decide).await {
+        let (outcomes, decided) = match self.decide(&mut locked, &loaded, &docs, group).await {
             Ok(done) => done,
             Err(error) => {
                 locked.release().await;
                 return Err(error);
             }
         };
-        let commit = decided.commit;
-        if commit.events.is_empty() {
+        let decision = Advance { before: loaded.head, commit: decided.commit };
+        if decision.commit.events.is_empty() {
             locked.release().await;
-            return Ok((outcome, loaded.head, 0));
+            return Ok((outcomes, decision));
         }
         // Dead during the commit: all of it is kept or nothing, the client gets no answer, and its retry gets the
         // verdict `duplicate` or a first one. Nothing was told to anybody else yet. Dead after it: the relay reads the
         // journal from its own progress, subscribers from their cursors; neither hears of it from here alone.
-        locked.commit(&commit).await?;
-        Ok((outcome, commit.head, commit.events.len() as u64))
+        locked.commit(&decision.commit).await?;
+        Ok((outcomes, decision))
+    }
+
+    /// Tells whoever follows of a commit that is kept.
+    pub fn kept(&self, queue: &Queue, decision: &Arc<Advance>) {
+        queue.commits.fetch_add(1, Ordering::Relaxed);
+        queue.events.fetch_add(decision.commit.events.len() as u64, Ordering::Relaxed);
+        // Before the head: who hears of that finds the commit.
+        self.recent.push(decision.clone());
+        advance(&self.head, &decision.commit.head);
     }
 
     /// Decides, reading what it turns out to need of documents' pasts, and folds again what must be.
-    async fn decide<T>(
-        &self,
-        locked: &mut Box<dyn Locked>,
-        loaded: &Loaded,
-        docs: &[DocId],
-        decide: &mut impl FnMut(&mut Work, i64) -> T,
-    ) -> Result<(T, Decided)> {
+    async fn decide(&self, locked: &mut Box<dyn Locked>, loaded: &Loaded, docs: &[DocId], group: &Group) -> Result<(Outcomes, Decided)> {
         let now = self.clock.now();
         let mut wanted: BTreeMap<DocId, Wants> = BTreeMap::new();
         let mut pasts: HashMap<DocId, Past> = HashMap::new();
         for pass in 0..PASSES_MAX {
             let mut work = Work::open(loaded, &pasts, docs.iter(), self.planted)?;
-            let outcome = decide(&mut work, now);
+            let outcomes = group.decide(&mut work, &self.context(now));
             let wants = work.wants();
             if wants.is_empty() {
                 let mut decided = work.finish();
                 for refold in std::mem::take(&mut decided.refolds) {
                     self.refold(&mut **locked, &mut decided, refold).await?;
                 }
-                return Ok((outcome, decided));
+                return Ok((outcomes, decided));
             }
             for (doc, wants) in wants {
                 let all = wanted.entry(doc.clone()).or_default();
@@ -504,19 +407,6 @@ pub fn advance(known: &watch::Sender<Head>, head: &Head) {
         }
         newer
     });
-}
-
-/// Documents, and the definitions of their collections, which govern them.
-fn with_definitions<'a>(docs: impl Iterator<Item = &'a DocId>) -> Vec<DocId> {
-    let mut docs = distinct(docs);
-    let definitions: Vec<DocId> = docs.iter().filter_map(definition_of).collect();
-    docs.extend(definitions);
-    distinct(docs.iter())
-}
-
-fn distinct<'a>(docs: impl Iterator<Item = &'a DocId>) -> Vec<DocId> {
-    let mut seen = HashSet::new();
-    docs.filter(|doc| seen.insert(*doc)).cloned().collect()
 }
 
 #[cfg(test)]

@@ -3,15 +3,19 @@
 
 use super::*;
 use crate::id::DatabaseName;
-use crate::ingest::ahead::Decision;
+use crate::id::DocId;
 use crate::ingest::batch;
+use crate::ingest::decide::session_after;
 use crate::ingest::verdict::Verdict;
 use crate::project::{Conflict, Digest, Fold};
 use crate::store::memory::{Data, Memory};
+use crate::store::{Bound, Span};
 use crate::token::Cursor;
 use crate::vector::Vector;
 use futures_util::FutureExt;
 use proptest::prelude::*;
+use std::collections::HashSet;
+use uuid::Uuid;
 
 const REGIONS: [&str; 5] = ["ap", "br", "eu", "in", "us"];
 const DOCS: [&str; 3] = ["c/1", "c/2", "d/1"];
@@ -28,7 +32,7 @@ struct Region1 {
     memory: Arc<Memory>,
     queue: Queue,
     /// A group that was decided and is on its way.
-    flying: Option<(Arc<Decision>, Group, Vec<Outcome>)>,
+    flying: Option<(Arc<Advance>, Group, Outcomes)>,
 }
 
 struct World {
@@ -40,6 +44,8 @@ struct World {
     cursors: Vec<String>,
     versions: Vec<String>,
     next: u128,
+    /// Groups that were submitted.
+    turn: u64,
 }
 
 /// What an author had seen, by what he says.
@@ -156,6 +162,7 @@ impl Region1 {
             bounds,
             planted: Planted::default(),
             head: Arc::new(watch::Sender::new(Head::default())),
+            recent: Arc::new(Recent::new(Arc::default())),
             definitions: Definitions::default(),
         };
         Self { parts, memory, queue: Queue::default(), flying: None }
@@ -166,6 +173,11 @@ impl Region1 {
     }
 }
 
+/// A run that nobody waits for.
+fn follow(region: &Region, events: Vec<Event>) -> Group {
+    Group::Run(Run { region: region.clone(), events, reply: oneshot::channel().0 })
+}
+
 fn journal(data: &Data, region: &Region) -> Vec<Event> {
     data.journals.get(region).into_iter().flatten().map(|(_, event)| (**event).clone()).collect()
 }
@@ -173,7 +185,7 @@ fn journal(data: &Data, region: &Region) -> Vec<Event> {
 impl World {
     fn new(regions: usize) -> Self {
         let regions = REGIONS[..regions].iter().enumerate().map(|(at, name)| Region1::new(at, name)).collect();
-        Self { regions, sent: Vec::new(), sessions: Vec::new(), cursors: Vec::new(), versions: Vec::new(), next: 1 }
+        Self { regions, sent: Vec::new(), sessions: Vec::new(), cursors: Vec::new(), versions: Vec::new(), next: 1, turn: 0 }
     }
 
     fn take(&mut self, step: &Step) {
@@ -222,17 +234,23 @@ impl World {
         }
     }
 
-    /// Decides a batch on top of what flies, or under the lock.
     fn write(&mut self, at: usize, text: &str) {
-        let Region1 { parts, flying, .. } = &self.regions[at];
+        let Region1 { parts, .. } = &self.regions[at];
         parts.clock.set(parts.clock.now() + 1);
         let reader =
             batch::Reader { db: &db(), limits: &parts.limits, clock: &parts.clock, random: &parts.random, stamp: Default::default() };
         let batch = reader.read(text.as_bytes()).unwrap();
-        let (ops, bytes) = (batch.ops.len(), batch.bytes);
-        let group = Group { batches: vec![batch], ops, bytes, ..Group::default() };
+        let mut batches = Batches::default();
+        batches.push(batch, None);
+        self.submit(at, Group::Batches(batches));
+    }
+
+    /// Decides a group on top of what flies, or under the lock.
+    fn submit(&mut self, at: usize, group: Group) {
+        let Region1 { parts, flying, .. } = &self.regions[at];
         let base = flying.as_ref().map(|(decision, ..)| decision.clone());
-        let ahead = if self.next.is_multiple_of(4) { None } else { now(parts.decide_ahead(&group, base)).unwrap() };
+        self.turn += 1;
+        let ahead = if self.turn.is_multiple_of(4) { None } else { now(parts.decide_ahead(&group, base)).unwrap() };
         match (self.land(at), ahead) {
             (true, Some((decision, outcomes))) => self.regions[at].flying = Some((Arc::new(decision), group, outcomes)),
             _ => self.append(at, &group),
@@ -242,9 +260,15 @@ impl World {
     /// What flies is kept, or decided again; whether it was kept as it was.
     fn land(&mut self, at: usize) -> bool {
         let Some((decision, group, outcomes)) = self.regions[at].flying.take() else { return true };
-        let kept = now(decision.keep(&self.regions[at].parts)).unwrap();
+        let Region1 { parts, queue, .. } = &self.regions[at];
+        let kept = now(parts.keep(&decision)).unwrap();
         match kept {
-            true => self.hear(at, outcomes),
+            true => {
+                if !decision.commit.events.is_empty() {
+                    parts.kept(queue, &decision);
+                }
+                self.hear(at, outcomes);
+            }
             false => self.append(at, &group),
         }
         kept
@@ -253,12 +277,18 @@ impl World {
     fn append(&mut self, at: usize, group: &Group) {
         let Region1 { parts, queue, .. } = &self.regions[at];
         let (outcomes, _) = now(parts.append(queue, group)).unwrap();
-        assert_eq!(outcomes[0].verdicts.len(), group.ops);
         self.hear(at, outcomes);
+        if self.turn.is_multiple_of(32) {
+            check_recent(&self.regions[at]);
+        }
     }
 
-    /// What clients are told.
-    fn hear(&mut self, at: usize, outcomes: Vec<Outcome>) {
+    /// What clients are told, and followers.
+    fn hear(&mut self, at: usize, outcomes: Outcomes) {
+        let outcomes = match outcomes {
+            Outcomes::Batches(outcomes) => outcomes,
+            Outcomes::Run { gap } => return assert!(!gap),
+        };
         let head = self.regions[at].data().head.clone();
         for outcome in outcomes {
             for verdict in &outcome.verdicts {
@@ -273,22 +303,17 @@ impl World {
 
     /// Whole atomic batches, as a follower applies them.
     fn sync(&mut self, to: usize, from: usize, most: usize) {
-        // Otherwise what flies finds that something else was written.
-        if !self.next.is_multiple_of(3) {
-            self.land(to);
-        }
         let source = self.regions[from].data();
         for journal_of in 0..self.regions.len() {
             let region = self.regions[journal_of].parts.region.clone();
             if journal_of == to {
                 continue;
             }
-            let Region1 { parts, queue, .. } = &self.regions[to];
             let have = self.regions[to].data().head.vector.get(&region);
             let mut run: Vec<Event> = journal(&source, &region).into_iter().skip(have.saturating_sub(1) as usize).collect();
             let end = run.iter().enumerate().position(|(at, event)| at + 1 >= most && event.batch.may_stop_after());
             run.truncate(end.map_or(run.len(), |end| end + 1));
-            assert!(!now(parts.follow(queue, &region, run)).unwrap().gap);
+            self.submit(to, follow(&region, run));
         }
     }
 
@@ -300,6 +325,7 @@ impl World {
         for _ in 0..2 {
             for (to, from) in (0..regions).flat_map(|to| (0..regions).map(move |from| (to, from))) {
                 self.sync(to, from, usize::MAX);
+                self.land(to);
             }
         }
         let first = shown(&self.regions[0].data());
@@ -310,6 +336,31 @@ impl World {
                 check_journal(&journal(&data, &of.parts.region));
             }
             assert_eq!(shown(&data), first, "{} differs", region.parts.region);
+        }
+    }
+}
+
+/// Whoever reads on from a moment ago gets out of memory what the store would give him.
+fn check_recent(region: &Region1) {
+    let Region1 { parts, memory, .. } = region;
+    let (mut view, head) = now(memory.view(parts.db)).unwrap();
+    for (journal, upto) in head.vector.iter() {
+        for back in 1..=3.min(upto) {
+            let mut since: Vector =
+                head.vector.iter().filter(|(other, _)| *other != journal).map(|(other, at)| (other.clone(), at)).collect();
+            since.raise(journal, upto - back);
+            let span = Span { region: journal.clone(), after: upto - back, upto };
+            let lately = parts.recent.after(&since, usize::MAX).expect("all that was written is here");
+            assert_eq!((lately.head(), &lately.last), (&head, &head));
+            let touches = lately.touches(std::slice::from_ref(&span), 2);
+            assert_eq!(touches, now(view.touches(std::slice::from_ref(&span), 2)).unwrap());
+            let docs: Vec<DocId> = touches[0].iter().map(|touch| touch.doc.clone()).collect();
+            for bodies in [true, false] {
+                assert_eq!(lately.documents(&docs, bodies), now(view.documents(&docs, bodies)).unwrap());
+            }
+            let stored = now(memory.lines(parts.db, &db(), &span, Bound { rows: 2, bytes: usize::MAX })).unwrap();
+            let lines = parts.recent.lines(&db(), journal, upto - back, 2).unwrap();
+            assert!(!lines.is_empty() && stored.starts_with(&lines), "{lines:?} of {stored:?}");
         }
     }
 }
@@ -418,7 +469,8 @@ fn follow_in_some_order(events: &[Event], mut draw: impl FnMut(usize) -> usize) 
         let at = draw(journals.len());
         let run = 1 + draw(4).min(journals[at].len() - 1);
         let run: Vec<Event> = journals[at].drain(..run).collect();
-        assert!(!now(listener.parts.follow(&listener.queue, &run[0].region.clone(), run)).unwrap().gap);
+        let group = follow(&run[0].region.clone(), run);
+        assert!(matches!(now(listener.parts.append(&listener.queue, &group)).unwrap().0, Outcomes::Run { gap: false }));
         journals.retain(|journal| !journal.is_empty());
     }
     listener

@@ -8,6 +8,7 @@ pub mod commit;
 pub mod decide;
 pub mod definitions;
 pub mod effect;
+pub mod group;
 pub mod past;
 pub mod schema;
 pub mod verdict;

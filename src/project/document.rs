@@ -36,6 +36,11 @@ impl Document {
     pub fn digest(&self) -> Digest {
         Digest::of(&self.doc, &self.version, self.body.as_deref())
     }
+
+    /// The same with an empty object in the body's place, where there is one.
+    pub fn bare(&self) -> Self {
+        Self { body: self.body.as_ref().map(|_| "{}".into()), ..self.clone() }
+    }
 }
 
 /// The answer needs more of the document's past than was read; [`Folded::wants`] says what.

@@ -51,7 +51,7 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
             continue;
         }
         let generation = relay.network.generation();
-        let page = feed::page(&*gateway.store, database.id, Some(&cursor), &Filter::default(), PAGE, true).await?;
+        let page = feed::next(&*gateway.store, database, Some(&cursor), &Filter::default(), PAGE, true).await?;
         if page.behind || page.cursor.vector == cursor.vector {
             // Nothing that moves us on: the store was set back, or is read from somewhere that lags.
             tokio::time::sleep(relay.poll()).await;

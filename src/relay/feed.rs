@@ -4,8 +4,10 @@
 //! and never stops inside an atomic batch.
 
 use crate::error::Result;
+use crate::gateway::Database;
 use crate::id::DocId;
 use crate::project::Document;
+use crate::store::recent::Tail;
 use crate::store::{Bound, DatabaseId, Head, Span, Store, Touch, View};
 use crate::token::{Cursor, SnapshotPlace};
 use crate::vector::Vector;
@@ -103,12 +105,59 @@ pub async fn page(
     let mut page = if since.is_none_or(|since| since.snapshot.is_some()) {
         snapshot(&mut *view, start, filter, extent, bodies, head).await?
     } else {
-        tail(&mut *view, start, filter, extent, bodies, head).await?
+        tail(&mut Source::Stored(&mut *view), start, filter, extent, bodies, head).await?
     };
     view.close().await;
     page.behind = behind;
     page.cursor.filtered |= !filter.is_whole();
     Ok(page)
+}
+
+/// The same for who follows: out of the last commits where they suffice, which may be a moment older than what is stored.
+pub async fn next(
+    store: &dyn Store,
+    database: &Database,
+    since: Option<&Cursor>,
+    filter: &Filter,
+    extent: Extent,
+    bodies: bool,
+) -> Result<Page> {
+    let recent = |since: &Cursor| database.recent.after(&since.vector, scan(filter, extent));
+    let Some((since, lately)) = since.filter(|since| since.snapshot.is_none()).and_then(|since| Some((since, recent(since)?))) else {
+        return page(store, database.id, since, filter, extent, bodies).await;
+    };
+    let mut page = tail(&mut Source::Recent(&lately), since.clone(), filter, extent, bodies, lately.head().clone()).await?;
+    page.pending = lately.last.vector.beyond(&page.cursor.vector);
+    page.head = lately.last;
+    page.cursor.filtered |= !filter.is_whole();
+    Ok(page)
+}
+
+/// What a tail is read from: a view in which nothing moves.
+enum Source<'a> {
+    Stored(&'a mut dyn View),
+    Recent(&'a Tail),
+}
+
+impl Source<'_> {
+    async fn touches(&mut self, spans: &[Span], rows: usize) -> Result<Vec<Vec<Touch>>> {
+        match self {
+            Self::Stored(view) => view.touches(spans, rows).await,
+            Self::Recent(lately) => Ok(lately.touches(spans, rows)),
+        }
+    }
+
+    async fn documents(&mut self, docs: &[DocId], bodies: bool) -> Result<Vec<Document>> {
+        match self {
+            Self::Stored(view) => view.documents(docs, bodies).await,
+            Self::Recent(lately) => Ok(lately.documents(docs, bodies)),
+        }
+    }
+}
+
+/// Events that a page looks at.
+fn scan(filter: &Filter, extent: Extent) -> usize {
+    if filter.is_whole() { extent.rows } else { extent.rows.max(SCAN_ROWS) }
 }
 
 async fn snapshot(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, extent: Extent, bodies: bool, head: Head) -> Result<Page> {
@@ -150,7 +199,7 @@ async fn snapshot(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, exte
     Ok(Page { bare_from: rows.len(), rows, touches: Vec::new(), cursor, pending, behind: false, head })
 }
 
-async fn tail(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, extent: Extent, bodies: bool, head: Head) -> Result<Page> {
+async fn tail(view: &mut Source<'_>, mut cursor: Cursor, filter: &Filter, extent: Extent, bodies: bool, head: Head) -> Result<Page> {
     let limit = extent.rows;
     let spans: Vec<Span> = head
         .vector
@@ -158,7 +207,7 @@ async fn tail(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, extent: 
         .map(|(region, upto)| Span { region: region.clone(), after: cursor.vector.get(region), upto })
         .filter(|span| span.after < span.upto)
         .collect();
-    let scan = if filter.is_whole() { limit } else { limit.max(SCAN_ROWS) };
+    let scan = scan(filter, extent);
     let runs = runs(view, &spans, scan).await?;
     let mut most = limit;
     loop {
@@ -197,7 +246,7 @@ async fn tail(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, extent: 
 }
 
 /// Reads each span's first events, whole atomic batches.
-async fn runs(view: &mut dyn View, spans: &[Span], rows: usize) -> Result<Vec<Vec<Touch>>> {
+async fn runs(view: &mut Source<'_>, spans: &[Span], rows: usize) -> Result<Vec<Vec<Touch>>> {
     let mut runs = view.touches(spans, rows).await?;
     for (run, span) in runs.iter_mut().zip(spans) {
         let Some(last) = run.last() else { continue };

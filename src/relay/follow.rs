@@ -7,7 +7,7 @@ use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::gateway::{Database, Gate};
 use crate::id::{Position, Region};
-use crate::ingest::commit::Followed;
+use crate::ingest::group::Followed;
 use crate::journal::Event;
 use crate::planted;
 use crate::telemetry::ByPeer;
@@ -19,8 +19,9 @@ use tokio::sync::mpsc;
 /// Failures to fetch in a row that are no fault yet: the other side may just be starting.
 const FAILURES_QUIET: u32 = 5;
 
-/// Events of one commit.
+/// Events of one commit, and commits that are handed over at once.
 const APPLY_EVENTS_MAX: usize = 2000;
+const PIECES_MAX: usize = 3;
 
 pub enum Work {
     /// A run as it came, not looked into yet.
@@ -151,38 +152,68 @@ impl Follower {
             self.waiting.clear(); // somebody set this region's journal back: begin at what is here
             return Err(Error::new(Kind::Unavailable, "the run does not follow on what is here"));
         }
-        while let Some(end) = whole(&self.waiting, self.chunk) {
-            // What stands before one that is stamped too far ahead need not wait with it.
-            let good = self.waiting[..end].iter().position(|event| self.is_too_far_ahead(event)).unwrap_or(end);
-            let end = whole(&self.waiting[..good], self.chunk).unwrap_or(end);
-            let events = self.waiting[..end].to_vec();
-            match self.apply(events).await {
-                Ok(()) => {
-                    self.waiting.drain(..end);
-                    self.chunk = (self.chunk * 2).min(APPLY_EVENTS_MAX);
-                    self.succeed();
-                }
-                // Away, or too much at once: what waits is kept, and less of it is tried.
-                Err(error) if error.kind.policy().retry => {
-                    self.chunk = (self.chunk / 2).max(1);
-                    self.failures += 1;
-                    if self.failures > FAILURES_QUIET {
-                        self.relay.gateway.relay.fault(self.about(), Some(error.chain().into()));
+        loop {
+            let pieces = self.pieces();
+            if pieces.is_empty() {
+                return Ok(());
+            }
+            // Side by side, in their order: one is decided while the one before it is written.
+            let this = &*self;
+            let done = futures_util::future::join_all(pieces.iter().map(|(piece, _)| this.apply(piece.clone()))).await;
+            for ((piece, tip), done) in pieces.into_iter().zip(done) {
+                match done {
+                    Ok(()) => {
+                        self.waiting.drain(..piece.len());
+                        self.chunk = (self.chunk * 2).min(APPLY_EVENTS_MAX);
+                        self.tip = Some(tip);
+                        self.succeed();
                     }
-                    let patience = Duration::from_millis(200 << self.failures.min(4)).min(self.relay.poll());
-                    tokio::time::sleep(patience.max(Duration::from_millis(200))).await;
-                }
-                Err(error) => {
-                    self.waiting.clear();
-                    return Err(error);
+                    // Away, or too much at once: what waits is kept, and less of it is tried.
+                    Err(error) if error.kind.policy().retry => {
+                        self.chunk = (self.chunk / 2).max(1);
+                        self.failures += 1;
+                        if self.failures > FAILURES_QUIET {
+                            self.relay.gateway.relay.fault(self.about(), Some(error.chain().into()));
+                        }
+                        let patience = Duration::from_millis(200 << self.failures.min(4)).min(self.relay.poll());
+                        tokio::time::sleep(patience.max(Duration::from_millis(200))).await;
+                        break;
+                    }
+                    Err(error) => {
+                        self.waiting.clear();
+                        return Err(error);
+                    }
                 }
             }
         }
-        Ok(())
+    }
+
+    /// What is applied next: some pieces of whole batches, each with what the journal ends with after it.
+    fn pieces(&self) -> Vec<(Vec<Event>, Tip)> {
+        let mut rest = &self.waiting[..];
+        let mut pieces = Vec::new();
+        while pieces.len() < PIECES_MAX
+            && let Some(end) = whole(rest, self.chunk)
+        {
+            // What stands before one that is stamped too far ahead need not wait with it.
+            let early = rest[..end].iter().position(|event| self.is_too_far_ahead(event));
+            if early == Some(0) && !pieces.is_empty() {
+                break;
+            }
+            let end = early.map_or(end, |good| whole(&rest[..good], self.chunk).unwrap_or(end));
+            let piece;
+            (piece, rest) = rest.split_at(end);
+            let Some(last) = piece.last() else { break };
+            pieces.push((piece.to_vec(), Tip::of(last.position, &last.line(&self.database.name))));
+            if early.is_some() {
+                break;
+            }
+        }
+        pieces
     }
 
     /// Applies whole batches. Too far ahead of the clock: waits, since dropping would only mean fetching again.
-    async fn apply(&mut self, events: Vec<Event>) -> Result<()> {
+    async fn apply(&self, events: Vec<Event>) -> Result<()> {
         let gateway = self.relay.gateway.clone();
         let about = format!("clock of {}/{}", self.database.name, self.region);
         while let Some(event) = events.iter().find(|event| self.is_too_far_ahead(event)) {
@@ -196,12 +227,10 @@ impl Follower {
         }
         gateway.relay.fault(&about, None);
         let stamps: Vec<Stamp> = events.iter().map(|event| event.stamp).collect();
-        let tip = events.last().map(|last| Tip::of(last.position, &last.line(&self.database.name)));
         // Dead here: nothing was kept, or all of it; the next start asks from the position that the head has.
         match self.database.appender.follow(self.region.clone(), events).await? {
             Followed { gap: false, .. } => {
                 gateway.relay.waits(&self.database.name, &self.region, None);
-                self.tip = tip;
                 self.measure(&stamps);
                 Ok(())
             }
@@ -245,7 +274,7 @@ impl Follower {
                 match self.fetch(&holder, have).await {
                     Ok(events) if events.is_empty() => {}
                     Ok(events) => {
-                        self.take_events(events).await?;
+                        self.take_on(&holder, events, upto).await?;
                         break;
                     }
                     Err(error) => last = error,
@@ -270,6 +299,24 @@ impl Follower {
 }
 
 impl Follower {
+    /// Takes what a holder gave, and fetches on from it meanwhile.
+    async fn take_on(&mut self, holder: &Region, mut events: Vec<Event>, upto: Position) -> Result<()> {
+        let (relay, db, region) = (self.relay.clone(), self.database.name.clone(), self.region.clone());
+        while let Some(last) = events.last().map(|last| last.position) {
+            let more = async {
+                match last < upto {
+                    true => fetch::request(&relay, holder, &db, &region, last).await,
+                    false => Ok(Vec::new()),
+                }
+            };
+            let (taken, more) = tokio::join!(self.take_events(events), more);
+            taken?;
+            // Whoever fails meanwhile is asked again, or another one.
+            events = more.unwrap_or_default();
+        }
+        Ok(())
+    }
+
     /// What a holder has after a position. It gives the event at that position too: another content there is a fork.
     async fn fetch(&self, holder: &Region, have: Position) -> Result<Vec<Event>> {
         let (gateway, db) = (&self.relay.gateway, &self.database.name);

@@ -5,7 +5,8 @@
 
 use super::feed::{self, Extent, Filter, Page};
 use crate::error::{Error, Result};
-use crate::store::{DatabaseId, Store};
+use crate::gateway::Database;
+use crate::store::Store;
 use crate::token::Cursor;
 use crate::vector::Vector;
 use std::collections::VecDeque;
@@ -32,12 +33,12 @@ pub struct Live {
 
 impl Live {
     /// The changes of all documents after `since`, with bodies.
-    pub async fn page(&self, store: &dyn Store, db: DatabaseId, since: &Vector) -> Result<Arc<Page>> {
+    pub async fn page(&self, store: &dyn Store, database: &Database, since: &Vector) -> Result<Arc<Page>> {
         let cell = self.cell(since);
         // Without anybody's stamp: what one reader shows must not become another's.
         let from = Cursor { vector: since.clone(), ..Cursor::default() };
         let read = || async {
-            feed::page(store, db, Some(&from), &Filter::default(), Extent { rows: PAGE_ROWS, bytes: feed::STREAM_BYTES }, true).await
+            feed::next(store, database, Some(&from), &Filter::default(), Extent { rows: PAGE_ROWS, bytes: feed::STREAM_BYTES }, true).await
         };
         let page = match cell.get_or_init(|| async { read().await.map(Arc::new) }).await {
             Ok(page) => page.clone(),

@@ -53,8 +53,13 @@ async fn send_all(relay: &Relay, database: &Database, heads: &mut tokio::sync::w
             }
             continue;
         }
-        let span = Span { region: own.clone(), after: sent, upto };
-        let lines = gateway.store.lines(database.id, &database.name, &span, READ).await?;
+        let lines = match database.recent.lines(&database.name, &own, sent, READ.rows) {
+            Some(lines) => lines,
+            None => {
+                let span = Span { region: own.clone(), after: sent, upto };
+                gateway.store.lines(database.id, &database.name, &span, READ).await?
+            }
+        };
         let Some((last, ..)) = lines.last() else {
             return Err(Error::corrupt(format!("{own}:{} is in the head and not in the journal", sent + 1)));
         };

@@ -114,9 +114,9 @@ impl Subscriber {
                 self.at_head = self.extent.rows >= live::PAGE_ROWS;
                 return Ok(None);
             }
-            Some(since) if self.at_head => (database.live.page(store, database.id, &since.vector).await?, Some(self.filter.clone())),
+            Some(since) if self.at_head => (database.live.page(store, database, &since.vector).await?, Some(self.filter.clone())),
             since => {
-                let page = feed::page(store, database.id, since.as_ref(), &self.filter, self.extent, self.bodies).await?;
+                let page = feed::next(store, database, since.as_ref(), &self.filter, self.extent, self.bodies).await?;
                 (Arc::new(page), None)
             }
         };

@@ -140,9 +140,10 @@ impl Server {
             }
         });
         let io = TokioIo::new(Stalling::new(stream, self.silence, self.stall));
-        let connection = watcher.watch(self.protocols.serve_connection(io, service).into_owned());
+        // Apart from the task, which would hold room for it several times over, in clear and in TLS.
+        let mut connection = Box::pin(watcher.watch(self.protocols.serve_connection(io, service).into_owned()));
         tokio::select! {
-            _ = connection => {}
+            _ = &mut connection => {}
             () = line.ended(IDLE, self.stall) => {}
         }
     }

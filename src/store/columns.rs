@@ -108,7 +108,7 @@ pub struct DocumentColumns<'a> {
 }
 
 impl<'a> DocumentColumns<'a> {
-    pub fn of(documents: &'a [Document]) -> Self {
+    pub fn of(documents: impl IntoIterator<Item = &'a Document>) -> Self {
         let mut columns = Self::default();
         for document in documents {
             columns.doc.push(document.doc.as_str());

@@ -3,7 +3,9 @@
 //! It promises what Postgres promises and no more: one lock a database, commits that are whole or not at all, views in
 //! which nothing moves. How long anything takes is handed in, and whoever waits may be dropped at any await.
 
-use super::{Bound, Commit, DatabaseId, Head, KnownOp, Loaded, Locked, RegionNote, Span, Store, Stretch, Touch, View, event_bytes};
+use super::{
+    Advance, Bound, Commit, DatabaseId, Head, KnownOp, Loaded, Locked, RegionNote, Span, Store, Stretch, Touch, View, event_bytes,
+};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId, Position, Region};
@@ -211,14 +213,14 @@ impl Store for Memory {
         Ok(Loaded { head, known, documents: self.data(db)?.documents_of(docs) })
     }
 
-    async fn commit_on(&self, db: DatabaseId, before: &Head, commit: &Commit) -> Result<bool> {
+    async fn commit_on(&self, db: DatabaseId, advance: &Advance) -> Result<bool> {
         self.step().await?;
         let database = self.database(db)?;
         let held = database.lock.clone().lock_owned().await;
-        if database.data().head != *before {
+        if database.data().head != advance.before {
             return Ok(false);
         }
-        Box::new(Held { database, _lock: held, pace: self.pace.clone() }).commit(commit).await?;
+        Box::new(Held { database, _lock: held, pace: self.pace.clone() }).commit(&advance.commit).await?;
         Ok(true)
     }
 
@@ -353,8 +355,9 @@ impl View for Still {
         Ok(spans.iter().map(|span| self.0.run(span).take(rows).map(touch).collect()).collect())
     }
 
-    async fn documents(&mut self, docs: &[DocId], _: bool) -> Result<Vec<Document>> {
-        Ok(self.0.documents_of(docs))
+    async fn documents(&mut self, docs: &[DocId], bodies: bool) -> Result<Vec<Document>> {
+        let documents = self.0.documents_of(docs);
+        Ok(if bodies { documents } else { documents.iter().map(Document::bare).collect() })
     }
 
     async fn list(&mut self, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>> {

@@ -13,6 +13,7 @@ pub mod migrate;
 pub mod postgres;
 pub mod reads;
 pub mod rebuild;
+pub mod recent;
 mod sql;
 mod transaction;
 mod turns;
@@ -82,7 +83,7 @@ pub struct Loaded {
 }
 
 /// An event as the change feed reads it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Touch {
     pub region: Region,
     pub position: Position,
@@ -90,6 +91,19 @@ pub struct Touch {
     pub doc: DocId,
     pub batch: Batch,
     pub seen: Vector,
+}
+
+impl Touch {
+    pub fn of(event: &Event) -> Self {
+        Self {
+            region: event.region.clone(),
+            position: event.position,
+            stamp: event.stamp,
+            doc: event.doc.clone(),
+            batch: event.batch,
+            seen: event.seen.clone(),
+        }
+    }
 }
 
 /// A run of one journal to read: positions after `after` up to `upto`.
@@ -140,6 +154,13 @@ pub struct Commit {
     pub copied: Vec<Copied>,
 }
 
+/// A commit, and the head it is made on.
+#[derive(Clone, Debug, Default)]
+pub struct Advance {
+    pub before: Head,
+    pub commit: Commit,
+}
+
 impl Commit {
     /// Nothing but events and the documents they made.
     pub fn is_plain(&self) -> bool {
@@ -184,7 +205,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Writes and commits a plain commit where the head still is the one it was decided on. `false`: it has moved, and nothing
     /// was kept. `Unknown`: the commit was sent and its reply lost.
-    async fn commit_on(&self, db: DatabaseId, before: &Head, commit: &Commit) -> Result<bool>;
+    async fn commit_on(&self, db: DatabaseId, advance: &Advance) -> Result<bool>;
 
     /// Documents by id, in one consistent view; those that exist.
     async fn documents(&self, db: DatabaseId, docs: &[DocId]) -> Result<Vec<Document>>;

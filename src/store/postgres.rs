@@ -4,7 +4,7 @@
 use super::connection::Connection;
 use super::transaction::{self, Transaction};
 use super::turns::Turns;
-use super::{Bound, Commit, DatabaseId, Head, Loaded, Locked, RegionNote, Span, Store, View, migrate, sql};
+use super::{Advance, Bound, DatabaseId, Head, Loaded, Locked, RegionNote, Span, Store, View, migrate, sql};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId, Position, Region};
@@ -158,8 +158,8 @@ impl Store for Postgres {
         transaction::look(&self.writer().await?, db, ids, docs).await
     }
 
-    async fn commit_on(&self, db: DatabaseId, before: &Head, commit: &Commit) -> Result<bool> {
-        transaction::commit_on(&self.writer().await?, db, self.timeout, before, commit).await
+    async fn commit_on(&self, db: DatabaseId, advance: &Advance) -> Result<bool> {
+        transaction::commit_on(&self.writer().await?, db, self.timeout, advance).await
     }
 
     async fn documents(&self, db: DatabaseId, docs: &[DocId]) -> Result<Vec<Document>> {

@@ -2,7 +2,7 @@
 
 use super::columns::{CopiedColumns, DocumentColumns, EventColumns, HeadColumns, PlaceColumns};
 use super::connection::{Connection, describe, failed};
-use super::{Bound, Commit, DatabaseId, Head, Loaded, Locked, Span, Stretch, Touch, View, sql};
+use super::{Advance, Bound, Commit, DatabaseId, Head, Loaded, Locked, Span, Stretch, Touch, View, sql};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::DocId;
@@ -132,7 +132,8 @@ async fn load(
 }
 
 /// Commits in one statement where the head has not moved.
-pub(super) async fn commit_on(connection: &Connection, db: DatabaseId, timeout: Duration, before: &Head, commit: &Commit) -> Result<bool> {
+pub(super) async fn commit_on(connection: &Connection, db: DatabaseId, timeout: Duration, advance: &Advance) -> Result<bool> {
+    let Advance { before, commit } = advance;
     let columns = EventColumns::of(&commit.events);
     let rows = DocumentColumns::of(&commit.documents);
     let client = connection.client();
