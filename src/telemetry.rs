@@ -141,7 +141,11 @@ impl Default for Metrics {
 
 impl Metrics {
     pub fn count(&self, what: &'static str) {
-        self.relay.get_or_create(&ByRelay { what }).inc();
+        self.add(what, 1);
+    }
+
+    pub fn add(&self, what: &'static str, count: u64) {
+        self.relay.get_or_create(&ByRelay { what }).inc_by(count);
     }
 
     /// The exposition text.

@@ -1,10 +1,11 @@
 //! Deciding ahead: while one group is on its way to the store, the next is decided on top of it.
 //!
 //!     look, decide → commit on the head it was decided on
-//!                    look, decide on top of that → commit …
+//!                    look, decide on top of that → commit on the head that the first leaves …
 //!
 //! Nothing is locked meanwhile: a commit names the head it was decided on, and the store keeps it only where that has not
-//! moved. Where it has, since another gateway wrote, or where the group before was not kept, or a document's past must be
+//! moved. One may be sent before the one below it has landed: it waits for the lock, and finds the head it names, or is not kept.
+//! Where the head has moved, since another gateway wrote, or where the group before was not kept, or a document's past must be
 //! read, a group is decided once more under the lock.
 
 use super::commit::{Parts, Queue};
@@ -13,18 +14,23 @@ use super::group::{Group, Outcomes};
 use crate::error::{Kind, Result};
 use crate::id::DocId;
 use crate::project::Document;
-use crate::store::{Advance, KnownOp, Loaded};
+use crate::store::{Advance, Commit, KnownOp, Loaded};
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use std::collections::{HashMap, HashSet};
+use futures_util::stream::FuturesOrdered;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// A group on its way, or none.
+/// Groups that are on their way at once: the next waits at the store for the lock, and nothing is sent meanwhile.
+const FLIGHTS_MAX: usize = 2;
+
+/// Groups on their way, each decided on top of the one before.
 #[derive(Default)]
-pub struct Flight<'a> {
-    decision: Option<Arc<Advance>>,
-    future: Option<BoxFuture<'a, Landing>>,
-    landing: Option<Landing>,
+pub struct Flights<'a> {
+    decisions: VecDeque<Arc<Advance>>,
+    flying: FuturesOrdered<BoxFuture<'a, Landing>>,
+    landed: VecDeque<Landing>,
 }
 
 /// How a group arrived.
@@ -39,30 +45,31 @@ pub enum Landing {
     },
 }
 
-impl<'a> Flight<'a> {
+impl<'a> Flights<'a> {
     pub fn launch(&mut self, parts: &'a Parts, queue: &'a Queue, decision: Advance, group: Group, outcomes: Outcomes) {
         let decision = Arc::new(decision);
-        self.decision = Some(decision.clone());
-        self.future = Some(Box::pin(fly(parts, queue, decision, group, outcomes)));
+        self.decisions.push_back(decision.clone());
+        self.flying.push_back(Box::pin(fly(parts, queue, decision, group, outcomes)));
     }
 
     pub fn is_flying(&self) -> bool {
-        self.future.is_some()
+        !self.flying.is_empty()
     }
 
-    /// What the next group is to be decided on top of.
-    pub fn decision(&self) -> Option<Arc<Advance>> {
-        self.decision.clone()
+    pub fn is_full(&self) -> bool {
+        self.flying.len() >= FLIGHTS_MAX
     }
 
-    /// Completes when it has landed; never, where nothing flies.
+    /// What the next group is to be decided on top of, the earliest first.
+    pub fn decisions(&self) -> Vec<Arc<Advance>> {
+        self.decisions.iter().cloned().collect()
+    }
+
+    /// Completes when the next has landed, in the order in which they were launched; never, where nothing flies.
     pub async fn lands(&mut self) {
-        match &mut self.future {
+        match self.flying.next().await {
+            Some(landing) => self.landed.push_back(landing),
             None => std::future::pending().await,
-            Some(future) => {
-                self.landing = Some(future.await);
-                self.future = None;
-            }
         }
     }
 
@@ -78,13 +85,11 @@ impl<'a> Flight<'a> {
         }
     }
 
-    /// Waits for it where it still flies, and says how it landed.
-    pub async fn landed(&mut self) -> Option<Landing> {
-        if self.is_flying() {
-            self.lands().await;
-        }
-        self.decision = None;
-        self.landing.take()
+    /// How the next one landed that nobody was told of; `None`: there is none.
+    pub fn landed(&mut self) -> Option<Landing> {
+        let landing = self.landed.pop_front()?;
+        self.decisions.pop_front();
+        Some(landing)
     }
 }
 
@@ -116,11 +121,11 @@ async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Advance>, group: Group,
 
 impl Parts {
     /// Decides a group on what is there, or on top of what is on its way there. `None`: only under the lock.
-    pub async fn decide_ahead(&self, group: &Group, base: Option<Arc<Advance>>) -> Result<Option<(Advance, Outcomes)>> {
+    pub async fn decide_ahead(&self, group: &Group, flying: &[Arc<Advance>]) -> Result<Option<(Advance, Outcomes)>> {
         let known = self.head.borrow().vector.clone();
         let (ids, docs) = group.asks();
         let mut loaded = self.store.look(self.db, &ids, &docs).await?;
-        if !loaded.head.vector.covers(&known) || base.is_some_and(|base| !lay_over(&base, &mut loaded, &ids, &docs)) {
+        if !loaded.head.vector.covers(&known) || !lay_all_over(flying, &mut loaded, &ids, &docs) {
             return Ok(None);
         }
         let mut work = Work::open(&loaded, &HashMap::new(), docs.iter(), self.planted)?;
@@ -147,13 +152,17 @@ impl Parts {
     }
 }
 
-/// Lays a decision over what was read, which may show it already, or in part. `false`: something else was written, too.
-fn lay_over(decision: &Advance, loaded: &mut Loaded, ids: &[Uuid], docs: &[DocId]) -> bool {
-    let Advance { before, commit } = decision;
-    if loaded.head != *before && loaded.head != commit.head {
-        return false;
-    }
-    loaded.head = commit.head.clone();
+/// Lays over what was read what is on its way there: all that was decided since. `false`: something else was written, too.
+fn lay_all_over(flying: &[Arc<Advance>], loaded: &mut Loaded, ids: &[Uuid], docs: &[DocId]) -> bool {
+    let Some(last) = flying.last().filter(|last| last.commit.head != loaded.head) else { return true };
+    let Some(first) = flying.iter().position(|decision| decision.before == loaded.head) else { return false };
+    flying[first..].iter().for_each(|decision| lay_over(&decision.commit, loaded, ids, docs));
+    loaded.head = last.commit.head.clone();
+    true
+}
+
+/// Lays one commit over what was read, which may show it already, or in part.
+fn lay_over(commit: &Commit, loaded: &mut Loaded, ids: &[Uuid], docs: &[DocId]) {
     let written: HashMap<&DocId, &Document> = commit.documents.iter().map(|document| (&document.doc, document)).collect();
     loaded.documents.retain(|document| !written.contains_key(&document.doc));
     loaded.documents.extend(docs.iter().filter_map(|doc| written.get(doc)).map(|document| (*document).clone()));
@@ -163,5 +172,4 @@ fn lay_over(decision: &Advance, loaded: &mut Loaded, ids: &[Uuid], docs: &[DocId
             loaded.known.push(KnownOp::of(event));
         }
     }
-    true
 }

@@ -9,7 +9,7 @@
 //!     lock the head → decide, read pasts, fold → write, commit
 
 use super::Limits;
-use super::ahead::{Flight, Landing};
+use super::ahead::{Flights, Landing};
 use super::batch::Checked;
 use super::decide::{Decided, Refold, Work};
 use super::definitions::Definitions;
@@ -171,12 +171,10 @@ const CONTENDED: u32 = 16;
 
 async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver<Job>) {
     let (parts, queue) = (&parts, &*queue);
-    let mut flight = Flight::default();
+    let mut flights = Flights::default();
     let (mut next, mut contended) = (None, 0);
     loop {
-        if !flight.is_flying() {
-            parts.settle(queue, &mut flight, &mut contended).await;
-        }
+        parts.settle(queue, &mut flights, &mut contended).await;
         if queue.set_back.load(Ordering::Relaxed) {
             return; // the process ends with it: a new one begins at what is there
         }
@@ -184,7 +182,7 @@ async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver
             Some(job) => job,
             None => tokio::select! {
                 biased;
-                () = flight.lands() => continue,
+                () = flights.lands() => continue,
                 job = inbox.recv() => match job {
                     Some(job) => job,
                     None => break,
@@ -196,40 +194,51 @@ async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver
             Job::Append(batch, answer) => {
                 let mut batches = Batches::default();
                 batches.push(batch, Some(answer));
-                next = gather(&mut batches, &mut inbox, &mut flight, &parts.bounds).await;
+                next = gather(&mut batches, &mut inbox, &mut flights, &parts.bounds).await;
                 if batches.is_empty() {
                     continue;
                 }
                 Group::Batches(batches)
             }
         };
-        let base = flight.decision();
+        let flying = flights.decisions();
         let decided = match contended {
-            0 => flight.meanwhile(parts.decide_ahead(&group, base)).await,
+            0 => flights.meanwhile(parts.decide_ahead(&group, &flying)).await,
             _ => Ok(None),
         };
-        let stands = parts.settle(queue, &mut flight, &mut contended).await;
+        // What writes nothing is held against the head that it names, so that must be there.
+        let writes = decided.as_ref().is_ok_and(|decided| decided.as_ref().is_some_and(|(decision, _)| !decision.commit.events.is_empty()));
+        while flights.is_full() || (flights.is_flying() && !writes) {
+            flights.lands().await;
+        }
+        let stands = parts.settle(queue, &mut flights, &mut contended).await;
         match decided {
-            Ok(Some((decision, outcomes))) if stands => flight.launch(parts, queue, decision, group, outcomes),
+            Ok(Some((decision, outcomes))) if stands => flights.launch(parts, queue, decision, group, outcomes),
             // What failed is tried again there, and said there.
             _ => {
                 contended = contended.saturating_sub(1);
+                parts.land(queue, &mut flights, &mut contended).await;
                 parts.answer(queue, group).await;
             }
         }
     }
-    parts.settle(queue, &mut flight, &mut contended).await;
+    parts.land(queue, &mut flights, &mut contended).await;
 }
 
 /// Takes in the batches that wait, and while another group flies those that come, until they are enough. What came and is no
 /// batch.
-async fn gather(batches: &mut Batches, inbox: &mut mpsc::UnboundedReceiver<Job>, flight: &mut Flight<'_>, bounds: &Bounds) -> Option<Job> {
+async fn gather(
+    batches: &mut Batches,
+    inbox: &mut mpsc::UnboundedReceiver<Job>,
+    flights: &mut Flights<'_>,
+    bounds: &Bounds,
+) -> Option<Job> {
     while batches.is_within(bounds) {
         let job = match inbox.try_recv() {
             Ok(job) => job,
-            Err(_) if flight.is_flying() && batches.ops() < AHEAD_OPS_MIN => tokio::select! {
+            Err(_) if flights.is_flying() && batches.ops() < AHEAD_OPS_MIN => tokio::select! {
                 biased;
-                () = flight.lands() => continue,
+                () = flights.lands() => continue,
                 job = inbox.recv() => job?,
             },
             Err(_) => return None,
@@ -243,20 +252,38 @@ async fn gather(batches: &mut Batches, inbox: &mut mpsc::UnboundedReceiver<Job>,
 }
 
 impl Parts {
-    /// Waits for a group that flies, and commits under the lock what was not kept of it. Whether what was decided on top of it
-    /// stands.
-    async fn settle(&self, queue: &Queue, flight: &mut Flight<'_>, contended: &mut u32) -> bool {
-        match flight.landed().await {
-            None | Some(Landing::Kept) => true,
-            Some(Landing::Unknown) => false,
-            Some(Landing::Again { group, moved }) => {
-                if moved {
-                    *contended = CONTENDED;
+    /// Looks at the groups that have landed. Where one was not kept, what was decided on top of it does not stand either: the
+    /// others are waited for, and all that were not kept are committed under the lock. Whether all of them stand.
+    async fn settle(&self, queue: &Queue, flights: &mut Flights<'_>, contended: &mut u32) -> bool {
+        let (mut stands, mut again) = (true, Vec::new());
+        while let Some(landing) = flights.landed() {
+            match landing {
+                Landing::Kept => continue,
+                Landing::Unknown => {}
+                Landing::Again { group, moved } => {
+                    if moved && stands {
+                        *contended = CONTENDED;
+                    }
+                    again.push(group);
                 }
-                self.answer(queue, group).await;
-                false
+            }
+            stands = false;
+            while flights.is_flying() {
+                flights.lands().await;
             }
         }
+        for group in again {
+            self.answer(queue, group).await;
+        }
+        stands
+    }
+
+    /// Waits for all groups that fly.
+    async fn land(&self, queue: &Queue, flights: &mut Flights<'_>, contended: &mut u32) {
+        while flights.is_flying() {
+            flights.lands().await;
+        }
+        self.settle(queue, flights, contended).await;
     }
 
     /// Commits a group under the lock and answers all who wait. After a fault that is not the store's being away each batch goes

@@ -14,7 +14,7 @@ use crate::token::Cursor;
 use crate::vector::Vector;
 use futures_util::FutureExt;
 use proptest::prelude::*;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use uuid::Uuid;
 
 const REGIONS: [&str; 5] = ["ap", "br", "eu", "in", "us"];
@@ -31,8 +31,8 @@ struct Region1 {
     parts: Parts,
     memory: Arc<Memory>,
     queue: Queue,
-    /// A group that was decided and is on its way.
-    flying: Option<(Arc<Advance>, Group, Outcomes)>,
+    /// Groups that were decided and are on their way, the earliest first.
+    flying: VecDeque<(Arc<Advance>, Group, Outcomes)>,
 }
 
 struct World {
@@ -165,7 +165,7 @@ impl Region1 {
             recent: Arc::new(Recent::new(Arc::default())),
             definitions: Definitions::default(),
         };
-        Self { parts, memory, queue: Queue::default(), flying: None }
+        Self { parts, memory, queue: Queue::default(), flying: VecDeque::new() }
     }
 
     fn data(&self) -> Arc<Data> {
@@ -247,31 +247,41 @@ impl World {
 
     /// Decides a group on top of what flies, or under the lock.
     fn submit(&mut self, at: usize, group: Group) {
-        let Region1 { parts, flying, .. } = &self.regions[at];
-        let base = flying.as_ref().map(|(decision, ..)| decision.clone());
         self.turn += 1;
-        let ahead = if self.turn.is_multiple_of(4) { None } else { now(parts.decide_ahead(&group, base)).unwrap() };
-        match (self.land(at), ahead) {
-            (true, Some((decision, outcomes))) => self.regions[at].flying = Some((Arc::new(decision), group, outcomes)),
-            _ => self.append(at, &group),
+        let Region1 { parts, flying, .. } = &self.regions[at];
+        let base: Vec<Arc<Advance>> = flying.iter().map(|(decision, ..)| decision.clone()).collect();
+        let ahead = if self.turn.is_multiple_of(6) { None } else { now(parts.decide_ahead(&group, &base)).unwrap() };
+        // Some have landed meanwhile, or none, or all.
+        let left = if ahead.is_some() { self.turn as usize % 3 } else { 0 };
+        match (self.land(at, left), ahead) {
+            (true, Some((decision, outcomes))) => self.regions[at].flying.push_back((Arc::new(decision), group, outcomes)),
+            _ => {
+                self.land(at, 0);
+                self.append(at, &group);
+            }
         }
     }
 
-    /// What flies is kept, or decided again; whether it was kept as it was.
-    fn land(&mut self, at: usize) -> bool {
-        let Some((decision, group, outcomes)) = self.regions[at].flying.take() else { return true };
-        let Region1 { parts, queue, .. } = &self.regions[at];
-        let kept = now(parts.keep(&decision)).unwrap();
-        match kept {
-            true => {
-                if !decision.commit.events.is_empty() {
-                    parts.kept(queue, &decision);
+    /// What flies is kept, or decided again, until so many are left; whether all were kept as they were.
+    fn land(&mut self, at: usize, left: usize) -> bool {
+        let mut stands = true;
+        while self.regions[at].flying.len() > if stands { left } else { 0 }
+            && let Some((decision, group, outcomes)) = self.regions[at].flying.pop_front()
+        {
+            let Region1 { parts, queue, .. } = &self.regions[at];
+            let kept = now(parts.keep(&decision)).unwrap();
+            stands &= kept;
+            match kept {
+                true => {
+                    if !decision.commit.events.is_empty() {
+                        parts.kept(queue, &decision);
+                    }
+                    self.hear(at, outcomes);
                 }
-                self.hear(at, outcomes);
+                false => self.append(at, &group),
             }
-            false => self.append(at, &group),
         }
-        kept
+        stands
     }
 
     fn append(&mut self, at: usize, group: &Group) {
@@ -320,12 +330,12 @@ impl World {
     fn check(&mut self) {
         let regions = self.regions.len();
         for at in 0..regions {
-            self.land(at);
+            self.land(at, 0);
         }
         for _ in 0..2 {
             for (to, from) in (0..regions).flat_map(|to| (0..regions).map(move |from| (to, from))) {
                 self.sync(to, from, usize::MAX);
-                self.land(to);
+                self.land(to, 0);
             }
         }
         let first = shown(&self.regions[0].data());

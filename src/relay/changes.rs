@@ -2,7 +2,7 @@
 //! some catches up over HTTP from the cursor of the last.
 
 use super::Relay;
-use super::feed::{self, Extent, Filter, Shown, write_row};
+use super::feed::{self, Extent, Filter, Page, Shown, write_row};
 use super::network::Message;
 use super::send::Progress;
 use crate::clock::format_time;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 const TASK: &str = "changes";
 
 /// One page.
-const PAGE: Extent = Extent { rows: 500, bytes: feed::PAGE_BYTES };
+const PAGE: Extent = Extent { rows: 250, bytes: feed::PAGE_BYTES };
 
 pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
     loop {
@@ -39,45 +39,65 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
     let vector = progress.vector.clone();
     // A cursor's stamp is never before what it covers.
     let mut cursor = Cursor { vector, stamp: database.known().stamp, ..Cursor::default() };
+    // The connection over which all went that the progress does not hold yet.
+    let mut generation = relay.network.generation();
     while relay.holds(database) {
         let known = heads.borrow_and_update().vector.clone();
-        if cursor.vector.covers(&known) {
-            progress.keep(relay, database).await?;
-            tokio::select! {
-                biased;
-                _ = heads.changed() => {}
-                () = tokio::time::sleep(relay.poll()) => {}
+        let is_new = !cursor.vector.covers(&known);
+        if is_new {
+            let page = feed::next(&*gateway.store, database, Some(&cursor), &Filter::default(), PAGE, true).await?;
+            if page.behind || page.cursor.vector == cursor.vector {
+                // Nothing that moves us on: the store was set back, or is read from somewhere that lags.
+                tokio::time::sleep(relay.poll()).await;
+                continue;
             }
-            continue;
+            if progress.vector == cursor.vector {
+                generation = relay.network.generation();
+            }
+            publish_page(relay, database, &page, &cursor).await?;
+            cursor = page.cursor;
         }
-        let generation = relay.network.generation();
-        let page = feed::next(&*gateway.store, database, Some(&cursor), &Filter::default(), PAGE, true).await?;
-        if page.behind || page.cursor.vector == cursor.vector {
-            // Nothing that moves us on: the store was set back, or is read from somewhere that lags.
-            tokio::time::sleep(relay.poll()).await;
-            continue;
-        }
-        let mut touches: HashMap<&DocId, Vec<&Touch>> = HashMap::new();
-        page.touches.iter().for_each(|touch| touches.entry(&touch.doc).or_default().push(touch));
-        let rows = page.rows.iter().enumerate().map(|(at, row)| (row, page.shown(at, true)));
-        let touched = |row: &Document| touches.get(&row.doc).map_or(&[][..], Vec::as_slice);
-        let mine: Vec<(&Document, Shown)> = rows.filter(|(row, _)| is_ours(relay, touched(row), row)).collect();
-        for (at, (row, shown)) in mine.iter().enumerate() {
-            // Only the last row of a page moves a reader's cursor.
-            let at = if at + 1 == mine.len() { &page.cursor } else { &cursor };
-            relay.within(relay.network.publish(message(relay, database, row, *shown, at))).await?;
-            gateway.metrics.count("change_published");
-        }
-        {
+        if progress.vector != cursor.vector && progress.is_due() {
             relay.within(relay.network.flush()).await?;
             if relay.network.generation() != generation {
                 return Err(Error::new(Kind::Unavailable, "the connection was lost while messages were on their way"));
             }
             // Dead before the progress is kept: the same messages go out again, with the same versions.
-            progress.move_to(relay, database, page.cursor.vector.clone()).await?;
+            progress.move_to(relay, database, cursor.vector.clone()).await?;
         }
-        cursor = page.cursor;
+        if !is_new {
+            tokio::select! {
+                biased;
+                _ = heads.changed() => {}
+                () = tokio::time::sleep(relay.poll()) => {}
+            }
+        }
     }
+    Ok(())
+}
+
+/// Publishes what a page that follows a cursor tells of; nobody says yet that the server has it.
+async fn publish_page(relay: &Relay, database: &Database, page: &Page, since: &Cursor) -> Result<()> {
+    let mut touches: HashMap<&DocId, Vec<&Touch>> = HashMap::new();
+    page.touches.iter().for_each(|touch| touches.entry(&touch.doc).or_default().push(touch));
+    let rows = page.rows.iter().enumerate().map(|(at, row)| (row, page.shown(at, true)));
+    let touched = |row: &Document| touches.get(&row.doc).map_or(&[][..], Vec::as_slice);
+    let mine: Vec<(&Document, Shown)> = rows.filter(|(row, _)| is_ours(relay, touched(row), row)).collect();
+    let (before, after) = (since.encode(&database.name), page.cursor.encode(&database.name));
+    // Only the last row of a page moves a reader's cursor.
+    let cursor = |at: usize| if at + 1 == mine.len() { &after } else { &before };
+    let messages: Vec<Message> =
+        mine.iter().enumerate().map(|(at, (row, shown))| message(relay, database, row, *shown, cursor(at))).collect();
+    let count = messages.len() as u64;
+    relay
+        .within(async {
+            for message in messages {
+                relay.network.publish(message).await?;
+            }
+            Ok(())
+        })
+        .await?;
+    relay.gateway.metrics.add("change_published", count);
     Ok(())
 }
 
@@ -90,7 +110,7 @@ fn is_ours(relay: &Relay, touches: &[&Touch], row: &Document) -> bool {
     touches.iter().any(|touch| touch.region == relay.gateway.region) || !there.covers(&row.version)
 }
 
-fn message(relay: &Relay, database: &Database, row: &Document, shown: Shown, cursor: &Cursor) -> Message {
+fn message(relay: &Relay, database: &Database, row: &Document, shown: Shown, cursor: &str) -> Message {
     let gateway = &relay.gateway;
     let mut payload = String::new();
     write_row(row, shown, &mut payload);
@@ -108,5 +128,5 @@ fn message(relay: &Relay, database: &Database, row: &Document, shown: Shown, cur
         .with("ce-time", format_time(row.stamp.millis()))
         .with("content-type", "application/json")
         .with("Tidegate-Region", gateway.region.as_str())
-        .with("Tidegate-Cursor", cursor.encode(&database.name))
+        .with("Tidegate-Cursor", cursor)
 }

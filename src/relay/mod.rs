@@ -58,6 +58,10 @@ pub struct Relay {
     pub fetching: Semaphore,
 }
 
+/// Rounds of a sender begin at least so long after one another: what is committed meanwhile goes along with the next. After a
+/// quiet moment a commit goes at once.
+pub const PACE: Duration = Duration::from_millis(5);
+
 /// How many those are.
 const FETCHES_MAX: usize = 3;
 

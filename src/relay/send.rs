@@ -1,8 +1,8 @@
 //! The journal leaves: runs of this region's own journal, in order, from the sender's own progress.
 
-use super::Relay;
 use super::network::Message;
 use super::wire::{self, BEFORE, COUNT, FIRST, LAST, Run, Tip};
+use super::{PACE, Relay};
 use crate::error::{Error, Kind, Result};
 use crate::gateway::Database;
 use crate::store::{Bound, Span};
@@ -18,7 +18,7 @@ const TASK: &str = "journal";
 const KEEP_TRIES: u32 = 3;
 
 /// Events read at once.
-const READ: Bound = Bound { rows: 2000, bytes: 2 << 20 };
+const READ: Bound = Bound { rows: 500, bytes: 1 << 20 };
 
 /// Sends for as long as this process holds the database's relay.
 pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
@@ -53,6 +53,7 @@ async fn send_all(relay: &Relay, database: &Database, heads: &mut tokio::sync::w
             }
             continue;
         }
+        let started = Instant::now();
         let lines = match database.recent.lines(&database.name, &own, sent, READ.rows) {
             Some(lines) => lines,
             None => {
@@ -82,6 +83,7 @@ async fn send_all(relay: &Relay, database: &Database, heads: &mut tokio::sync::w
         gateway.relay.fault(about(database), None);
         sent = *last;
         progress.move_to(relay, database, Vector::from_iter([(own.clone(), sent)])).await?;
+        tokio::time::sleep_until(started + PACE).await;
     }
     gateway.relay.fault(about(database), None); // another process' from here on
     Ok(())
@@ -151,12 +153,17 @@ impl Progress {
 
     pub async fn move_to(&mut self, relay: &Relay, database: &Database, vector: Vector) -> Result<()> {
         self.vector = vector;
-        if self.kept_at.elapsed() >= KEEP_EVERY { self.keep(relay, database).await } else { Ok(()) }
+        if self.is_due() { self.keep(relay, database).await } else { Ok(()) }
+    }
+
+    /// Whether it was not written for a while.
+    pub fn is_due(&self) -> bool {
+        self.kept_at.elapsed() >= KEEP_EVERY
     }
 
     /// Writes what has not been written yet, unless it was written a moment ago.
     pub async fn keep(&mut self, relay: &Relay, database: &Database) -> Result<()> {
-        if self.kept != self.vector && self.kept_at.elapsed() >= KEEP_EVERY {
+        if self.kept != self.vector && self.is_due() {
             relay.gateway.store.set_progress(database.id, self.task, &self.vector).await?;
             self.kept = self.vector.clone();
             self.kept_at = Instant::now();

@@ -1,8 +1,8 @@
 //! A process tells the others of its region that it committed, so that their subscribers need not wait for a poll.
 //! A hint and no more: lost ones cost the poll's time.
 
-use super::Relay;
 use super::network::Message;
+use super::{PACE, Relay};
 use crate::gateway::Database;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,6 +20,7 @@ pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
             told = commits;
             let hint = Message::new(subject.clone(), relay.holder.to_string());
             let _ = relay.within(relay.network.publish(hint)).await;
+            tokio::time::sleep(PACE).await;
         }
     }
 }

@@ -223,12 +223,15 @@ pub static APPEND: LazyLock<String> = LazyLock::new(|| append_rows("$1::int4", "
 pub static KEEP: LazyLock<String> = LazyLock::new(|| keep_rows("$1::int4", "", 2));
 
 /// A whole commit in one statement, so that it is one transaction and one round trip: nothing of it is kept unless the head
-/// still is what it was decided on. Whoever else holds the head's lock is waited for, and the head looked at again then.
+/// still is what it was decided on. It is locked first, and looked at as it is then: whoever holds the lock is waited for.
 pub static COMMIT_ON: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "with moved as (
-             update heads set vector = $2, stamp = $3, digest = $4, documents = $5
-             where database = $1::int4 and vector = $6 and stamp = $7 and digest = $8 and documents = $9 returning database
+        "with locked as materialized (
+             select vector, stamp, digest, documents from heads where database = $1::int4 for update
+         ), moved as (
+             update heads set vector = $2, stamp = $3, digest = $4, documents = $5 from locked
+             where heads.database = $1::int4 and locked.vector = $6 and locked.stamp = $7 and locked.digest = $8 and locked.documents = $9
+             returning heads.database
          ), appended as ({}), kept as ({})
          select count(*) from moved",
         append_rows("moved.database", "moved cross join ", 10),

@@ -1,5 +1,6 @@
 //! What is measured, and what measures: private servers, gateways and loads, each a process of its own.
 
+use super::ceiling;
 use super::load::Measured;
 use crate::cli::dev::guard::User;
 use crate::cli::dev::nats::Nats;
@@ -11,7 +12,7 @@ use crate::random::Random;
 use crate::store::migrate;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -20,6 +21,9 @@ const SETTINGS: [&str; 3] = ["max_connections=200", "shared_buffers=512MB", "max
 
 /// How long a server may take to begin or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the relay may take to tell of what was written.
+const SETTLING: Duration = Duration::from_secs(600);
 
 /// The servers; dropped, they end.
 pub struct Rig {
@@ -55,8 +59,18 @@ impl Rig {
         Ok(url)
     }
 
-    /// Writes back what is dirty, so that no measure pays for the one before.
+    /// Waits until the relay has told of everything, and writes back what is dirty, so that no measure pays for the one before.
     pub async fn settle(&self, database: &str) -> Result<()> {
+        let untold = "select count(*) from heads h where h.vector <> '' and not exists (
+                select from progress p where p.database = h.database and p.task = 'changes' and p.vector = h.vector
+            )";
+        let deadline = Instant::now() + SETTLING;
+        while ceiling::number(&self.postgres.owner_url(database), untold).await? > 0.0 {
+            if Instant::now() > deadline {
+                return Err(Error::new(Kind::Unavailable, format!("the relay of {database} does not come to rest")));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         self.postgres.execute(database, "checkpoint").await
     }
 

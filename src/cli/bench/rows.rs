@@ -1,5 +1,7 @@
 //! The rows of the table: what each measures, against what, and what it should come to.
 
+mod scale;
+
 use super::ceiling::{self, Chunk};
 use super::load::Measured;
 use super::rig::{Gateway, Rig};
@@ -11,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// All of them, in the order in which they are measured; those that grow a journal come last.
-const ROWS: [&str; 13] = ["B1a", "B1b", "B2", "B3", "B12", "B4", "B5", "B6", "B7", "B9", "B8", "B11", "B10"];
+const ROWS: [&str; 14] = ["B1a", "B1b", "B2", "B3", "B12", "B4", "B5", "B6", "B7", "B9", "S", "B8", "B11", "B10"];
 
 /// How much of everything.
 #[derive(Clone, Copy)]
@@ -83,7 +85,7 @@ pub async fn measure(rows: &[&'static str], sizes: Sizes) -> Result<Vec<Line>> {
     rig.stop().await;
     say("");
     let mut lines = measured?;
-    lines.sort_by_key(|line| line.row.trim_start_matches('B').trim_end_matches(char::is_alphabetic).parse::<u32>().unwrap_or(0));
+    lines.sort_by_key(|line| line.row.trim_start_matches('B').trim_end_matches(char::is_alphabetic).parse::<u32>().unwrap_or(u32::MAX));
     Ok(lines)
 }
 
@@ -136,6 +138,7 @@ impl<'a> Bench<'a> {
                 "B6" => lines.extend(self.follow().await?),
                 "B7" => lines.push(self.catch_up().await?),
                 "B9" => lines.extend(self.memory().await?),
+                "S" => lines.extend(self.scale().await?),
                 _ => {
                     if grown.is_none() {
                         grown = Some(self.grow().await?);
@@ -191,6 +194,7 @@ impl<'a> Bench<'a> {
         for _ in 0..repeats {
             let db = self.fresh();
             let load = format!("--db {db} --ops {singles} --batch 1 --connections 64 --documents {documents}");
+            self.rig.settle("bench_eu").await?;
             figures.push(self.write(&load).await?.per_second());
             ceilings.push(ceiling::write_singly(&self.beside, &self.chunks, 64, singles).await?.per_second());
         }
@@ -203,6 +207,7 @@ impl<'a> Bench<'a> {
         let (mut figures, mut ceilings) = (Vec::new(), Vec::new());
         for _ in 0..repeats {
             let db = self.fresh();
+            self.rig.settle("bench_eu").await?;
             figures.push(self.write(&format!("--db {db} --ops {one_by_one} --batch 1 --connections 1 --documents {documents}")).await?);
             ceilings.push(ceiling::write_singly(&self.beside, &self.chunks, 1, one_by_one).await?);
         }
@@ -226,6 +231,7 @@ impl<'a> Bench<'a> {
         let (mut figures, mut ceilings) = (Vec::new(), Vec::new());
         for _ in 0..repeats {
             let load = format!("--db shop --reads {reads} --connections 64 --documents {documents}");
+            self.rig.settle("bench_eu").await?;
             figures.push(self.rig.load(&self.main, "read", &load).await?.per_second());
             ceilings.push(ceiling::read(&self.main.owner, "shop", &docs, 64, reads).await?.per_second());
         }
@@ -238,6 +244,7 @@ impl<'a> Bench<'a> {
             "select doc, version, stamp, body, conflicts from documents where database = (select id from databases where name = 'shop')";
         let (mut figures, mut ceilings) = (Vec::new(), Vec::new());
         for _ in 0..self.sizes.repeats {
+            self.rig.settle("bench_eu").await?;
             let read = self.rig.load(&self.main, "snapshot", "--db shop").await?;
             self.whole(read.count, self.sizes.documents, "the snapshot's rows")?;
             figures.push(read.per_second());
@@ -263,6 +270,7 @@ impl<'a> Bench<'a> {
         for _ in 0..self.sizes.repeats {
             let (db, ops) = (self.fresh(), self.sizes.followed);
             let load = format!("--db {db} --ops {ops} --rate 1000 --connections 16 --nats {url} --nats-prefix bench");
+            self.rig.settle("bench_eu").await?;
             let followed = self.rig.load(&self.main, "follow", &load).await?;
             http.push(followed.p99_ms);
             nats.push(followed.nats_p99_ms.unwrap_or(f64::INFINITY));
@@ -382,6 +390,7 @@ impl<'a> Bench<'a> {
         for _ in 0..repeats {
             let (quiet, busy) = (self.fresh(), self.fresh());
             let single = format!("--db {quiet} --ops {one_by_one} --batch 1 --connections 1 --documents {documents}");
+            self.rig.settle("bench_eu").await?;
             ceilings.push(self.write(&single).await?.p99_ms);
             // As long as the flood lasts, and no longer: its batches are many times what the quiet one writes meanwhile.
             let flood = format!("--db {busy} --ops {} --documents {documents}", bulk * 4);

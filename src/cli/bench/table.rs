@@ -8,13 +8,16 @@ use std::fmt::Write;
 pub enum Goal {
     AtLeast(f64),
     AtMost(f64),
+    /// There is none: the figure tells how things are.
+    Told,
 }
 
 impl Goal {
-    pub fn met(self, ratio: f64) -> bool {
+    pub fn met(self, ratio: f64) -> Option<bool> {
         match self {
-            Self::AtLeast(goal) => ratio >= goal,
-            Self::AtMost(goal) => ratio <= goal,
+            Self::AtLeast(goal) => Some(ratio >= goal),
+            Self::AtMost(goal) => Some(ratio <= goal),
+            Self::Told => None,
         }
     }
 
@@ -22,6 +25,7 @@ impl Goal {
         match self {
             Self::AtLeast(goal) => format!("≥ {goal}{unit}"),
             Self::AtMost(goal) => format!("≤ {goal}{unit}"),
+            Self::Told => "–".into(),
         }
     }
 }
@@ -54,7 +58,7 @@ impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ceiling = self.ceiling.map_or_else(|| "–".into(), |ceiling| format!("{} {}", number(ceiling), self.unit));
         let ratio = self.ceiling.map_or_else(|| "–".into(), |_| format!("{:.2}", self.ratio()));
-        let met = if self.goal.met(self.ratio()) { "yes" } else { "no" };
+        let met = self.goal.met(self.ratio()).map_or("–", |met| if met { "yes" } else { "no" });
         let (figure, goal) = (number(self.figure), self.goal.text(&self.goal_unit()));
         write!(f, "| {} | {} | {figure} {} | {ceiling} | {ratio} | {goal} | {met} |", self.row, self.what, self.unit)
     }

@@ -93,14 +93,18 @@ async fn wait_for_what_was_seen(context: &Context, database: &Database, batch: &
 }
 
 fn count(context: &Context, outcome: &Outcome) {
+    let mut counts = [("applied", 0), ("duplicate", 0), ("rejected", 0), ("not-applied", 0)];
     for verdict in &outcome.verdicts {
-        let verdict = match verdict {
-            Verdict::Applied { .. } => "applied",
-            Verdict::Duplicate { .. } => "duplicate",
-            Verdict::Rejected { .. } => "rejected",
-            Verdict::NotApplied { .. } => "not-applied",
+        let at = match verdict {
+            Verdict::Applied { .. } => 0,
+            Verdict::Duplicate { .. } => 1,
+            Verdict::Rejected { .. } => 2,
+            Verdict::NotApplied { .. } => 3,
         };
-        context.gateway.metrics.ops.get_or_create(&ByVerdict { verdict }).inc();
+        counts[at].1 += 1;
+    }
+    for (verdict, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+        context.gateway.metrics.ops.get_or_create(&ByVerdict { verdict }).inc_by(count);
     }
 }
 
