@@ -369,7 +369,7 @@ fn check_recent(region: &Region1) {
                 assert_eq!(lately.documents(&docs, bodies), now(view.documents(&docs, bodies)).unwrap());
             }
             let stored = now(memory.lines(parts.db, &db(), &span, Bound { rows: 2, bytes: usize::MAX })).unwrap();
-            let lines = parts.recent.lines(&db(), journal, upto - back, 2).unwrap();
+            let lines = parts.recent.lines(&db(), journal, upto - back, Bound { rows: 2, bytes: usize::MAX }).unwrap();
             assert!(!lines.is_empty() && stored.starts_with(&lines), "{lines:?} of {stored:?}");
         }
     }

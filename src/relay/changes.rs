@@ -89,14 +89,9 @@ async fn publish_page(relay: &Relay, database: &Database, page: &Page, since: &C
     let messages: Vec<Message> =
         mine.iter().enumerate().map(|(at, (row, shown))| message(relay, database, row, *shown, cursor(at))).collect();
     let count = messages.len() as u64;
-    relay
-        .within(async {
-            for message in messages {
-                relay.network.publish(message).await?;
-            }
-            Ok(())
-        })
-        .await?;
+    for message in messages {
+        relay.within(relay.network.publish(message)).await?;
+    }
     relay.gateway.metrics.add("change_published", count);
     Ok(())
 }

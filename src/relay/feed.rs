@@ -122,7 +122,11 @@ pub async fn next(
     extent: Extent,
     bodies: bool,
 ) -> Result<Page> {
-    let recent = |since: &Cursor| database.recent.after(&since.vector, scan(filter, extent));
+    let recent = |since: &Cursor| {
+        let lately = database.recent.after(&since.vector, scan(filter, extent))?;
+        // Another process may have committed since, and its client be told so: whoever knows of more is shown more.
+        lately.last.vector.covers(&database.head.borrow().vector).then_some(lately)
+    };
     let Some((since, lately)) = since.filter(|since| since.snapshot.is_none()).and_then(|since| Some((since, recent(since)?))) else {
         return page(store, database.id, since, filter, extent, bodies).await;
     };

@@ -303,9 +303,10 @@ impl Follower {
     async fn take_on(&mut self, holder: &Region, mut events: Vec<Event>, upto: Position) -> Result<()> {
         let (relay, db, region) = (self.relay.clone(), self.database.name.clone(), self.region.clone());
         while let Some(last) = events.last().map(|last| last.position) {
+            let end = events.last().cloned();
             let more = async {
                 match last < upto {
-                    true => fetch::request(&relay, holder, &db, &region, last).await,
+                    true => fetch::request(&relay, holder, &db, &region, last - 1).await,
                     false => Ok(Vec::new()),
                 }
             };
@@ -313,6 +314,10 @@ impl Follower {
             taken?;
             // Whoever fails meanwhile is asked again, or another one.
             events = more.unwrap_or_default();
+            // It gives the event that it goes on from, too.
+            if !events.is_empty() && Some(events.remove(0)) != end {
+                return Err(self.fork(last, holder.as_str()));
+            }
         }
         Ok(())
     }

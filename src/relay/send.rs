@@ -54,7 +54,7 @@ async fn send_all(relay: &Relay, database: &Database, heads: &mut tokio::sync::w
             continue;
         }
         let started = Instant::now();
-        let lines = match database.recent.lines(&database.name, &own, sent, READ.rows) {
+        let lines = match database.recent.lines(&database.name, &own, sent, READ) {
             Some(lines) => lines,
             None => {
                 let span = Span { region: own.clone(), after: sent, upto };

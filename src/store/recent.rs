@@ -6,7 +6,7 @@
 //! Nothing depends on it. What is not here is read from the store: what another gateway committed, what is older than a moment,
 //! what did not fit.
 
-use super::{Advance, Head, Span, Touch};
+use super::{Advance, Bound, Head, Span, Touch};
 use crate::id::{DatabaseName, DocId, Position, Region};
 use crate::journal::{Batch, Effect};
 use crate::json::Value;
@@ -62,8 +62,10 @@ impl Recent {
     pub fn push(&self, advance: Arc<Advance>) {
         let entry = Arc::new(Entry::new(advance, self.kept.clone()));
         let mut ring = self.ring();
-        if ring.back().is_some_and(|last| last.head() != &entry.advance.before) {
-            ring.clear(); // another gateway wrote between
+        match ring.back().map(|last| last.head()) {
+            Some(last) if *last == entry.advance.before => {}
+            Some(last) if last.vector.covers(&entry.head().vector) => return, // told of after the one on top of it
+            _ => ring.clear(),                                                // another gateway wrote between
         }
         while self.kept.is_over() && ring.pop_front().is_some() {}
         if !self.kept.is_over() {
@@ -90,19 +92,28 @@ impl Recent {
         Some(Tail { entries: take(&ring, first, events), last })
     }
 
-    /// The lines of a journal after a position, about so many. `None`: not all of it is here.
-    pub fn lines(&self, db: &DatabaseName, region: &Region, after: Position, events: usize) -> Option<Vec<(Position, Batch, String)>> {
+    /// The lines of a journal after a position, within a bound. `None`: not all of it is here.
+    pub fn lines(&self, db: &DatabaseName, region: &Region, after: Position, bound: Bound) -> Option<Vec<(Position, Batch, String)>> {
         let entries = {
             let ring = self.ring();
             let is_here = |entry: &Arc<Entry>| {
                 entry.advance.before.vector.get(region) <= after && after < entry.advance.commit.head.vector.get(region)
             };
             let first = ring.iter().rposition(is_here)?;
-            take(&ring, first, events)
+            take(&ring, first, bound.rows)
         };
         let all = entries.iter().flat_map(|entry| &entry.advance.commit.events);
-        let run = all.filter(|event| event.region == *region && event.position > after).take(events);
-        Some(run.map(|event| (event.position, event.batch, event.line(db))).collect())
+        let run = all.filter(|event| event.region == *region && event.position > after).take(bound.rows);
+        let (mut lines, mut bytes) = (Vec::new(), 0);
+        for event in run {
+            let line = event.line(db);
+            bytes += line.len();
+            lines.push((event.position, event.batch, line));
+            if bytes >= bound.bytes {
+                break;
+            }
+        }
+        Some(lines)
     }
 
     fn ring(&self) -> MutexGuard<'_, VecDeque<Arc<Entry>>> {

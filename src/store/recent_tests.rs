@@ -76,13 +76,15 @@ fn a_tail_begins_in_the_commit_that_its_reader_stands_in_and_has_as_many_as_he_w
     let version = |events| recent.after(&head(10).vector, events).unwrap().documents(&doc, true)[0].version.get(&eu());
     assert_eq!((version(2), version(4)), (11, 15));
     let positions = |after, events| {
-        let lines = recent.lines(&db(), &eu(), after, events)?;
+        let lines = recent.lines(&db(), &eu(), after, Bound { rows: events, bytes: usize::MAX })?;
         Some(lines.iter().map(|(position, ..)| *position).collect::<Vec<_>>())
     };
     assert_eq!(positions(9, 10), None);
     assert_eq!(positions(10, 2), Some(vec![11, 12]));
     assert_eq!(positions(11, 3), Some(vec![12, 13]), "a run that begins inside a commit goes on with the next, and may be shorter");
     assert_eq!(positions(15, 10), None);
+    let small = recent.lines(&db(), &eu(), 10, Bound { rows: 10, bytes: 1 }).unwrap();
+    assert_eq!(small.len(), 1, "up to the line that passes the bound");
 }
 
 #[test]
@@ -92,6 +94,10 @@ fn what_another_gateway_wrote_between_breaks_the_ring() {
     recent.push(advance(3, &["a/1"], 1));
     assert_eq!(after(&recent, 0, 10), None);
     assert_eq!(after(&recent, 2, 10), Some((3, 3)));
+    // The one below is told of late: it was on its way at the same time.
+    recent.push(advance(5, &["a/2"], 1));
+    recent.push(advance(4, &["a/1"], 1));
+    assert_eq!((after(&recent, 3, 10), after(&recent, 4, 10)), (None, Some((5, 5))));
 }
 
 #[tokio::test(start_paused = true)]

@@ -146,3 +146,27 @@ async fn a_database_that_is_not_utf8_or_does_not_flush_is_refused() {
     assert!(code != 0 && said.contains("fsync"), "{code}: {said}");
     own.stop().await;
 }
+
+/// A document that is written again, and the head, which every commit moves, stay in their pages: no index is touched.
+#[tokio::test]
+async fn updates_of_documents_and_heads_are_hot() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    for n in 0..200 {
+        eu.client.write(vec![put(&format!("a/{}", n % 10), json!({"n": n, "text": "x".repeat(100)}))]).await;
+    }
+    let owner = connect(&eu.settings.owner).await;
+    until("Postgres has counted", || async {
+        let counted = "select relname::text, n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relname in ('documents', 'heads')";
+        let rows = owner.query(counted, &[]).await.unwrap();
+        let counts: Vec<(i64, i64)> = rows.iter().map(|row| (row.get(1), row.get(2))).collect();
+        if counts.iter().map(|(all, _)| all).sum::<i64>() < 390 {
+            return false;
+        }
+        // A page that is just full is cleared with the next update of it.
+        assert!(counts.iter().all(|(all, hot)| *hot * 10 >= *all * 9), "{counts:?}");
+        true
+    })
+    .await;
+    eu.finish().await;
+}

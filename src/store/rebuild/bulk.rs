@@ -16,7 +16,7 @@ use crate::store::{DatabaseId, sql};
 use futures_util::StreamExt;
 use std::collections::{HashMap, VecDeque};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
@@ -24,18 +24,21 @@ use uuid::Uuid;
 /// A portion is folded once it has so many events or bytes; a document that alone has more is too long for one.
 const EVENTS: usize = 1000;
 const BYTES: usize = 1 << 20;
-const EVENTS_MAX: usize = 20_000;
-const BYTES_MAX: usize = 16 << 20;
+const EVENTS_MAX: usize = 5000;
+const BYTES_MAX: usize = 4 << 20;
 
-/// Portions that wait to be written.
+/// Portions that are folded at once, at most, and that wait to be written: together they are what is in memory.
+const FOLDED_AT_ONCE: usize = 8;
 const WAITING: usize = 2;
 
 /// Makes all documents of a database as `reader`'s view shows their events, and writes them over `writer`. What they come to, and
 /// the documents that were left.
 pub async fn make(reader: &Client, writer: Client, db: DatabaseId, progress: &mut (dyn Progress + Send)) -> Result<(Fresh, Vec<DocId>)> {
-    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(FOLDED_AT_ONCE);
     let (portions, mut waiting) = mpsc::channel::<Folded>(WAITING);
-    let written = tokio::spawn(async move {
+    // Whichever way this ends, nothing is written after it.
+    let mut writing = JoinSet::new();
+    writing.spawn(async move {
         let mut fresh = Fresh::default();
         while let Some(folded) = waiting.recv().await {
             fresh.take(&folded.made);
@@ -74,8 +77,11 @@ pub async fn make(reader: &Client, writer: Client, db: DatabaseId, progress: &mu
         }
     }
     drop(portions);
-    let fresh = written.await.map_err(|error| Error::because(Kind::Internal, "writing documents", error))??;
-    Ok((fresh, left))
+    match writing.join_next().await {
+        Some(Ok(fresh)) => Ok((fresh?, left)),
+        Some(Err(error)) => Err(Error::because(Kind::Internal, "writing documents", error)),
+        None => Ok((Fresh::default(), left)),
+    }
 }
 
 /// Rows of whole documents, and those of the one that is being read.
