@@ -148,7 +148,8 @@ async fn who_was_answered_by_one_process_is_shown_it_by_the_others_feed() {
         let (_, cursor) = a.client.changes(None, "").await;
         a.client.write(vec![put("a/1", json!({"n": n}))]).await;
         let session = b.client.write(vec![put("b/1", json!({"n": n}))]).await["session"].as_str().unwrap().to_owned();
-        let (status, page) = a.client.get(&format!("/changes?feed=longpoll&since={cursor}&session={session}&wait_ms=5000&limit=1000&body=true")).await;
+        let (status, page) =
+            a.client.get(&format!("/changes?feed=longpoll&since={cursor}&session={session}&wait_ms=5000&limit=1000&body=true")).await;
         assert_eq!(status, 200, "{page}");
         let shown = page["changes"].as_array().unwrap().iter().find(|row| row["doc"] == "b/1").map(|row| &row["body"]["n"]);
         assert_eq!(shown, Some(&json!(n)), "{page}");
