@@ -321,7 +321,7 @@ pub fn pointer(data: &[u8]) {
     let Ok(text) = from_utf8(data) else { return };
     let Ok(pointer) = Pointer::parse(text) else { return };
     assert_eq!(pointer.as_str(), text);
-    let names: Vec<String> = pointer.names().collect();
+    let names: Vec<String> = pointer.names().map(std::borrow::Cow::into_owned).collect();
     let down = |names: &[String]| names.iter().fold(Pointer::root(), |at, name| at.child(name));
     assert_eq!(down(&names), pointer, "the names of a pointer are another pointer's");
     let Some((_, above)) = names.split_last() else { return assert!(pointer.is_root()) };

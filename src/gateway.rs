@@ -5,6 +5,7 @@ use crate::clock::{Clock, Millis};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, Position, Region};
+use crate::ingest::cache::{Cache, Room};
 use crate::ingest::commit::{self, Appender, advance};
 use crate::ingest::definitions::Definitions;
 use crate::ingest::{Checked, Outcome};
@@ -41,6 +42,8 @@ pub struct Gateway {
     databases: RwLock<BTreeMap<DatabaseName, Arc<Database>>>,
     /// What their last commits take in memory.
     kept: Arc<Kept>,
+    /// What their documents in memory may take.
+    room: Arc<Room>,
     /// The other regions were asked what they hold of this one's journals.
     pub asked: watch::Sender<bool>,
     /// Somebody committed, somewhere: look now rather than at the next poll.
@@ -56,6 +59,7 @@ pub struct Database {
     pub head: Arc<watch::Sender<Head>>,
     /// What this process committed a moment ago.
     pub recent: Arc<Recent>,
+    cache: Arc<Cache>,
     /// What its subscribers read together.
     pub live: Live,
     /// Its documents, for who reads them one by one.
@@ -147,6 +151,7 @@ impl Gateway {
             relay: relay::Status::default(),
             databases: RwLock::default(),
             kept: Arc::default(),
+            room: Arc::new(Room::new(config.limits.cache_bytes_max)),
             asked: watch::Sender::new(true),
             look: Notify::new(),
             config,
@@ -176,7 +181,10 @@ impl Gateway {
 
     /// Learns of databases and heads that other processes made: the floor under every notification.
     async fn look_around(self: &Arc<Self>) -> Result<()> {
-        self.databases().iter().for_each(|database| database.recent.expire());
+        self.databases().iter().for_each(|database| {
+            database.recent.expire();
+            database.cache.expire();
+        });
         let asked = self.clock.now();
         let before: BTreeMap<DatabaseId, Vector> = self.databases().iter().map(|database| (database.id, database.known().vector)).collect();
         for (id, name, head) in self.store.databases().await? {
@@ -223,6 +231,7 @@ impl Gateway {
             let confirmed = AtomicI64::new(self.clock.now()); // whoever calls has just read the head
             let head = Arc::new(watch::Sender::new(head.clone()));
             let recent = Arc::new(Recent::new(self.kept.clone()));
+            let cache = Arc::new(Cache::new(self.room.clone()));
             let (appender, task) = Appender::new(commit::Parts {
                 db: id,
                 region: self.region.clone(),
@@ -233,6 +242,7 @@ impl Gateway {
                 bounds: self.config.bounds(),
                 head: head.clone(),
                 recent: recent.clone(),
+                cache: cache.clone(),
                 planted: self.planted,
                 definitions: Definitions::default(),
             });
@@ -243,6 +253,7 @@ impl Gateway {
                 appender,
                 head,
                 recent,
+                cache,
                 live: Live::default(),
                 reads: Reads::new(self.store.clone(), id),
                 confirmed,

@@ -51,6 +51,7 @@ pub struct Metrics {
     pub problems: Family<ByProblem, Counter>,
     pub relay: Family<ByRelay, Counter>,
     pub commits: Gauge,
+    pub locked: Gauge,
     pub events: Gauge,
     pub queue_ops: Gauge,
     pub queue_bytes: Gauge,
@@ -78,6 +79,7 @@ impl Default for Metrics {
             problems: Family::default(),
             relay: Family::default(),
             commits: Gauge::default(),
+            locked: Gauge::default(),
             events: Gauge::default(),
             queue_ops: Gauge::default(),
             queue_bytes: Gauge::default(),
@@ -101,6 +103,8 @@ impl Default for Metrics {
             registry.register("serve_problems", "Requests refused, by problem", metrics.problems.clone());
             registry.register("relay_messages", "What the relay did, by kind", metrics.relay.clone());
             registry.register("journal_commits", "Commits of this process since its start", metrics.commits.clone());
+            let help = "Those of them that were decided under the database's lock";
+            registry.register("journal_commits_locked", help, metrics.locked.clone());
             registry.register(
                 "journal_events",
                 "Events this process wrote since its start, others' journals included",

@@ -110,7 +110,8 @@ impl fmt::Display for Vector {
             if at > 0 {
                 f.write_str(",")?;
             }
-            write!(f, "{region}:{position}")?;
+            f.write_str(region.as_str())?;
+            write!(f, ":{position}")?;
         }
         Ok(())
     }

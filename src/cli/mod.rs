@@ -85,7 +85,7 @@ enum Command {
 pub fn run() -> ExitCode {
     let parsed = Arguments::from_arg_matches(&help::command().get_matches());
     let arguments = parsed.unwrap_or_else(|error| error.format(&mut help::command()).exit());
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(threads()).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("tidegate: starting the runtime: {error}");
@@ -143,9 +143,4 @@ fn progress_bar(length: u64, unit: &str) -> indicatif::ProgressBar {
     let template = format!("{{bar:40}} {{human_pos}} of {{human_len}} {unit}, {{per_sec}}, {{eta}} left");
     let style = indicatif::ProgressStyle::with_template(&template).unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
     indicatif::ProgressBar::new(length).with_style(style)
-}
-
-/// One more than there are cores: where all of them are at something long, what is short still has its turn.
-fn threads() -> usize {
-    1 + std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }

@@ -1,20 +1,21 @@
 //! Deciding ahead: while one group is on its way to the store, the next is decided on top of it.
 //!
-//!     look, decide → commit on the head it was decided on
-//!                    look, decide on top of that → commit on the head that the first leaves …
+//!     recall or look, decide → commit on the head it was decided on
+//!                              recall or look, decide on top of that → commit on the head that the first leaves …
 //!
-//! Nothing is locked meanwhile: a commit names the head it was decided on, and the store keeps it only where that has not
+//! What is in memory is not looked up; whether ops are known already is then asked by the commit itself. Nothing is locked meanwhile: a commit names the head it was decided on, and the store keeps it only where that has not
 //! moved. One may be sent before the one below it has landed: it waits for the lock, and finds the head it names, or is not kept.
 //! Where the head has moved, since another gateway wrote, or where the group before was not kept, or a document's past must be
 //! read, a group is decided once more under the lock.
 
+use super::cache::Recalled;
 use super::commit::{Parts, Queue};
 use super::decide::{Context, Work};
 use super::group::{Group, Outcomes};
 use crate::error::{Kind, Result};
 use crate::id::DocId;
 use crate::project::Document;
-use crate::store::{Advance, Commit, KnownOp, Loaded};
+use crate::store::{Advance, Commit, Fate, Head, KnownOp, Loaded};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
@@ -33,6 +34,20 @@ pub struct Flights<'a> {
     landed: VecDeque<Landing>,
 }
 
+/// What was decided on a group that is to fly.
+pub struct Decision {
+    pub advance: Advance,
+    pub outcomes: Outcomes,
+    /// Ids of ops that nobody has looked for yet: the commit does.
+    pub unasked: Vec<Uuid>,
+}
+
+impl Decision {
+    pub fn writes(&self) -> bool {
+        !self.advance.commit.events.is_empty()
+    }
+}
+
 /// How a group arrived.
 pub enum Landing {
     Kept,
@@ -41,15 +56,17 @@ pub enum Landing {
     /// It was not kept, and is to be decided again.
     Again {
         group: Group,
-        moved: bool,
+        /// The head it was decided on, where that had moved.
+        moved: Option<Head>,
     },
 }
 
 impl<'a> Flights<'a> {
-    pub fn launch(&mut self, parts: &'a Parts, queue: &'a Queue, decision: Advance, group: Group, outcomes: Outcomes) {
-        let decision = Arc::new(decision);
-        self.decisions.push_back(decision.clone());
-        self.flying.push_back(Box::pin(fly(parts, queue, decision, group, outcomes)));
+    pub fn launch(&mut self, parts: &'a Parts, queue: &'a Queue, decision: Decision, group: Group) {
+        let Decision { advance, outcomes, unasked } = decision;
+        let advance = Arc::new(advance);
+        self.decisions.push_back(advance.clone());
+        self.flying.push_back(Box::pin(fly(parts, queue, advance, unasked, group, outcomes)));
     }
 
     pub fn is_flying(&self) -> bool {
@@ -85,6 +102,13 @@ impl<'a> Flights<'a> {
         }
     }
 
+    /// Completes when nothing flies any more.
+    pub async fn land_all(&mut self) {
+        while self.is_flying() {
+            self.lands().await;
+        }
+    }
+
     /// How the next one landed that nobody was told of; `None`: there is none.
     pub fn landed(&mut self) -> Option<Landing> {
         let landing = self.landed.pop_front()?;
@@ -93,26 +117,32 @@ impl<'a> Flights<'a> {
     }
 }
 
-async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Advance>, group: Group, outcomes: Outcomes) -> Landing {
+async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Advance>, unasked: Vec<Uuid>, group: Group, outcomes: Outcomes) -> Landing {
     // Dead during the commit: all of it is kept or nothing, the client gets no answer, and its retry gets the verdict
     // `duplicate` or a first one. What was decided on top of it is forgotten with us, and nobody was told of it.
     let commit = &decision.commit;
-    let landing = match parts.keep(&decision).await {
-        Ok(true) => {
-            if !commit.events.is_empty() {
-                parts.kept(queue, &decision);
-            }
+    let landing = match parts.keep(&decision, &unasked).await {
+        Ok(Fate::Kept) => {
+            parts.kept(queue, &decision);
             group.answer(outcomes, &commit.head);
             Landing::Kept
         }
-        Ok(false) => Landing::Again { group, moved: !commit.events.is_empty() },
+        Ok(Fate::Moved) => Landing::Again { group, moved: (!commit.events.is_empty()).then(|| decision.before.clone()) },
+        Ok(Fate::Known) => {
+            parts.cache.distrust();
+            Landing::Again { group, moved: None }
+        }
         Err(error) if error.kind == Kind::Unknown => {
             group.fail(parts.db, &error);
             Landing::Unknown
         }
         Err(error) => {
-            tracing::debug!(db = parts.db, error = %error.chain(), "a commit failed and is tried again under the lock");
-            Landing::Again { group, moved: false }
+            if error.kind.policy().retry {
+                tracing::debug!(db = parts.db, error = %error.chain(), "a commit failed and is tried again under the lock");
+            } else {
+                tracing::warn!(db = parts.db, error = %error.chain(), "a commit was refused and is tried again under the lock");
+            }
+            Landing::Again { group, moved: None }
         }
     };
     queue.step();
@@ -121,13 +151,20 @@ async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Advance>, group: Group,
 
 impl Parts {
     /// Decides a group on what is there, or on top of what is on its way there. `None`: only under the lock.
-    pub async fn decide_ahead(&self, group: &Group, flying: &[Arc<Advance>]) -> Result<Option<(Advance, Outcomes)>> {
-        let known = self.head.borrow().vector.clone();
+    pub async fn decide_ahead(&self, group: &Group, flying: &[Arc<Advance>]) -> Result<Option<Decision>> {
         let (ids, docs) = group.asks();
-        let mut loaded = self.store.look(self.db, &ids, &docs).await?;
-        if !loaded.head.vector.covers(&known) || !lay_all_over(flying, &mut loaded, &ids, &docs) {
-            return Ok(None);
+        if let Some(loaded) = self.recall(flying, &ids, &docs).await? {
+            let decision = self.decide_on(loaded, group, &docs)?;
+            // Where nothing is written no commit would ask after the ops.
+            if decision.as_ref().is_none_or(Decision::writes) {
+                return Ok(decision.map(|decision| Decision { unasked: self.unasked(ids, &decision.advance), ..decision }));
+            }
         }
+        let Some(loaded) = self.look(flying, &ids, &docs).await? else { return Ok(None) };
+        self.decide_on(loaded, group, &docs)
+    }
+
+    fn decide_on(&self, loaded: Loaded, group: &Group, docs: &[DocId]) -> Result<Option<Decision>> {
         let mut work = Work::open(&loaded, &HashMap::new(), docs.iter(), self.planted)?;
         let outcomes = group.decide(&mut work, &self.context(self.clock.now()));
         if !work.wants().is_empty() {
@@ -135,16 +172,57 @@ impl Parts {
         }
         let decided = work.finish();
         let plain = decided.refolds.is_empty() && decided.commit.is_plain();
-        Ok(plain.then_some((Advance { before: loaded.head, commit: decided.commit }, outcomes)))
+        let advance = Advance::new(loaded.head, decided.commit);
+        Ok(plain.then_some(Decision { advance, outcomes, unasked: Vec::new() }))
     }
 
-    /// Commits what was decided, where nothing else was written since. Whether it is kept now.
-    pub async fn keep(&self, decision: &Advance) -> Result<bool> {
+    /// Ids for which the commit must look: an op that it writes stands once in a journal, which the store sees to by itself.
+    fn unasked(&self, mut ids: Vec<Uuid>, advance: &Advance) -> Vec<Uuid> {
+        let events = &advance.commit.events;
+        if events.iter().all(|event| event.region == self.region) && advance.before.vector.iter().all(|(region, _)| *region == self.region)
+        {
+            let written: HashSet<Uuid> = events.iter().map(|event| event.id).collect();
+            ids.retain(|id| !written.contains(id));
+        }
+        ids
+    }
+
+    /// What a group must know, from memory, and what is missing there from the store. `None`: nothing is known here, or not what
+    /// is there now.
+    async fn recall(&self, flying: &[Arc<Advance>], ids: &[Uuid], docs: &[DocId]) -> Result<Option<Loaded>> {
+        let Some(Recalled { head, documents, mut missing }) = self.cache.recall(docs) else { return Ok(None) };
+        let mut loaded = Loaded { head, known: Vec::new(), documents };
+        if !loaded.head.vector.covers(&self.head.borrow().vector) || !lay_all_over(flying, &mut loaded, ids, docs) {
+            self.cache.forget();
+            return Ok(None);
+        }
+        let here: HashSet<&DocId> = loaded.documents.iter().map(|document| &document.doc).collect();
+        missing.retain(|doc| !here.contains(doc));
+        if !missing.is_empty() {
+            let rest = self.look(flying, &[], &missing).await?;
+            let Some(rest) = rest.filter(|rest| rest.head == loaded.head) else { return Ok(None) };
+            loaded.documents.extend(rest.documents);
+        }
+        Ok(Some(loaded))
+    }
+
+    /// The same from the store, all of it.
+    async fn look(&self, flying: &[Arc<Advance>], ids: &[Uuid], docs: &[DocId]) -> Result<Option<Loaded>> {
+        let known = self.head.borrow().vector.clone();
+        let mut loaded = self.store.look(self.db, ids, docs).await?;
+        self.cache.learn(&loaded, docs);
+        let stands = loaded.head.vector.covers(&known) && lay_all_over(flying, &mut loaded, ids, docs);
+        Ok(stands.then_some(loaded))
+    }
+
+    /// Commits what was decided, where nothing else was written since and none of the ops is known.
+    pub async fn keep(&self, decision: &Advance, unasked: &[Uuid]) -> Result<Fate> {
         if decision.commit.events.is_empty() {
             // What was read belongs together only if nothing was written meanwhile; here no commit finds that out.
-            return Ok(self.store.head(self.db).await? == decision.before);
+            let stands = self.store.head(self.db).await? == decision.before;
+            return Ok(if stands { Fate::Kept } else { Fate::Moved });
         }
-        self.store.commit_on(self.db, decision).await
+        self.store.commit_on(self.db, decision, unasked).await
     }
 
     pub fn context(&self, now: crate::clock::Millis) -> Context<'_> {

@@ -9,8 +9,9 @@
 //!     lock the head → decide, read pasts, fold → write, commit
 
 use super::Limits;
-use super::ahead::{Flights, Landing};
+use super::ahead::{Decision, Flights, Landing};
 use super::batch::Checked;
+use super::cache::Cache;
 use super::decide::{Decided, Refold, Work};
 use super::definitions::Definitions;
 use super::group::{Answer, Batches, Followed, Group, Outcomes, Place, Run};
@@ -64,6 +65,8 @@ pub struct Queue {
     /// The store was set back below what this process has seen: nothing here can be trusted any more.
     set_back: AtomicBool,
     pub commits: AtomicU64,
+    /// Those of them that were decided under the lock.
+    pub locked: AtomicU64,
     pub events: AtomicU64,
 }
 
@@ -106,6 +109,8 @@ pub struct Parts {
     pub head: Arc<watch::Sender<Head>>,
     /// Where those who follow find what was committed here.
     pub recent: Arc<Recent>,
+    /// What the next commits need to know.
+    pub cache: Arc<Cache>,
     pub definitions: Definitions,
 }
 
@@ -207,13 +212,13 @@ async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver
             _ => Ok(None),
         };
         // What writes nothing is held against the head that it names, so that must be there.
-        let writes = decided.as_ref().is_ok_and(|decided| decided.as_ref().is_some_and(|(decision, _)| !decision.commit.events.is_empty()));
+        let writes = decided.as_ref().is_ok_and(|decided| decided.as_ref().is_some_and(Decision::writes));
         while flights.is_full() || (flights.is_flying() && !writes) {
             flights.lands().await;
         }
         let stands = parts.settle(queue, &mut flights, &mut contended).await;
         match decided {
-            Ok(Some((decision, outcomes))) if stands => flights.launch(parts, queue, decision, group, outcomes),
+            Ok(Some(decision)) if stands => flights.launch(parts, queue, decision, group),
             // What failed is tried again there, and said there.
             _ => {
                 contended = contended.saturating_sub(1);
@@ -260,37 +265,36 @@ impl Parts {
             match landing {
                 Landing::Kept => continue,
                 Landing::Unknown => {}
-                Landing::Again { group, moved } => {
-                    if moved && stands {
-                        *contended = CONTENDED;
-                    }
-                    again.push(group);
-                }
+                Landing::Again { group, moved } => again.push((group, moved.filter(|_| stands))),
             }
             stands = false;
-            while flights.is_flying() {
-                flights.lands().await;
-            }
+            flights.land_all().await;
         }
-        for group in again {
-            self.answer(queue, group).await;
+        for (group, moved) in again {
+            let found = self.answer(queue, group).await;
+            // Not where it only came to the lock before the one below it.
+            if moved.is_some() && found != moved {
+                *contended = CONTENDED;
+            }
         }
         stands
     }
 
     /// Waits for all groups that fly.
     async fn land(&self, queue: &Queue, flights: &mut Flights<'_>, contended: &mut u32) {
-        while flights.is_flying() {
-            flights.lands().await;
-        }
+        flights.land_all().await;
         self.settle(queue, flights, contended).await;
     }
 
-    /// Commits a group under the lock and answers all who wait. After a fault that is not the store's being away each batch goes
-    /// alone.
-    async fn answer(&self, queue: &Queue, group: Group) {
+    /// Commits a group under the lock and answers all who wait; the head it was decided on. After a fault that is not the store's
+    /// being away each batch goes alone.
+    async fn answer(&self, queue: &Queue, group: Group) -> Option<Head> {
+        let mut found = None;
         match self.append(queue, &group).await {
-            Ok((outcomes, head)) => group.answer(outcomes, &head),
+            Ok((outcomes, decision)) => {
+                group.answer(outcomes, &decision.commit.head);
+                found = Some(decision.before.clone());
+            }
             Err(error) if error.kind.policy().retry => group.fail(self.db, &error),
             Err(error) => match group.apart() {
                 Err(group) => group.fail(self.db, &error),
@@ -298,7 +302,7 @@ impl Parts {
                     tracing::warn!(db = self.db, batches = each.len(), error = %error.chain(), "a group failed; each batch goes alone");
                     for alone in each {
                         match self.append(queue, &alone).await {
-                            Ok((outcomes, head)) => alone.answer(outcomes, &head),
+                            Ok((outcomes, decision)) => alone.answer(outcomes, &decision.commit.head),
                             Err(error) => alone.fail(self.db, &error),
                         }
                     }
@@ -306,20 +310,18 @@ impl Parts {
             },
         }
         queue.step();
+        found
     }
 
-    /// The one transaction. Returns what was decided and the head after it.
-    async fn append(&self, queue: &Queue, group: &Group) -> Result<(Outcomes, Head)> {
+    /// The one transaction, and what was decided.
+    async fn append(&self, queue: &Queue, group: &Group) -> Result<(Outcomes, Arc<Advance>)> {
         for attempt in 1.. {
             match self.attempt(queue, group).await {
-                Ok((outcomes, decision)) if decision.commit.events.is_empty() => {
-                    advance(&self.head, &decision.before);
-                    return Ok((outcomes, decision.before));
-                }
                 Ok((outcomes, decision)) => {
                     let decision = Arc::new(decision);
+                    queue.locked.fetch_add(u64::from(!decision.commit.events.is_empty()), Ordering::Relaxed);
                     self.kept(queue, &decision);
-                    return Ok((outcomes, decision.commit.head.clone()));
+                    return Ok((outcomes, decision));
                 }
                 // Surely nothing was kept: the connection was dead, or another gateway held the lock too long.
                 Err(error) if error.kind == Kind::Unavailable && attempt < self.bounds.tries_max => {
@@ -350,7 +352,7 @@ impl Parts {
                 return Err(error);
             }
         };
-        let decision = Advance { before: loaded.head, commit: decided.commit };
+        let decision = Advance::new(loaded.head, decided.commit);
         if decision.commit.events.is_empty() {
             locked.release().await;
             return Ok((outcomes, decision));
@@ -362,12 +364,15 @@ impl Parts {
         Ok((outcomes, decision))
     }
 
-    /// Tells whoever follows of a commit that is kept.
+    /// Tells whoever follows of what is kept, if anything was written.
     pub fn kept(&self, queue: &Queue, decision: &Arc<Advance>) {
-        queue.commits.fetch_add(1, Ordering::Relaxed);
-        queue.events.fetch_add(decision.commit.events.len() as u64, Ordering::Relaxed);
-        // Before the head: who hears of that finds the commit.
-        self.recent.push(decision.clone());
+        if !decision.commit.events.is_empty() {
+            queue.commits.fetch_add(1, Ordering::Relaxed);
+            queue.events.fetch_add(decision.commit.events.len() as u64, Ordering::Relaxed);
+            self.cache.advance(decision);
+            // Before the head: who hears of that finds the commit.
+            self.recent.push(decision.clone());
+        }
         advance(&self.head, &decision.commit.head);
     }
 

@@ -2,14 +2,15 @@
 //! the whole fold of the journals.
 
 use super::*;
-use crate::id::DatabaseName;
-use crate::id::DocId;
+use crate::id::{DatabaseName, DocId};
+use crate::ingest::ahead::Decision;
 use crate::ingest::batch;
+use crate::ingest::cache::Room;
 use crate::ingest::decide::session_after;
 use crate::ingest::verdict::Verdict;
 use crate::project::{Conflict, Digest, Fold};
 use crate::store::memory::{Data, Memory};
-use crate::store::{Bound, Span};
+use crate::store::{Bound, Fate, Span};
 use crate::token::Cursor;
 use crate::vector::Vector;
 use futures_util::FutureExt;
@@ -32,7 +33,7 @@ struct Region1 {
     memory: Arc<Memory>,
     queue: Queue,
     /// Groups that were decided and are on their way, the earliest first.
-    flying: VecDeque<(Arc<Advance>, Group, Outcomes)>,
+    flying: VecDeque<(Arc<Advance>, Vec<Uuid>, Group, Outcomes)>,
 }
 
 struct World {
@@ -163,6 +164,8 @@ impl Region1 {
             planted: Planted::default(),
             head: Arc::new(watch::Sender::new(Head::default())),
             recent: Arc::new(Recent::new(Arc::default())),
+            // Room for all of it, or for hardly anything.
+            cache: Arc::new(Cache::new(Arc::new(Room::new([1 << 20, 2000][at % 2])))),
             definitions: Definitions::default(),
         };
         Self { parts, memory, queue: Queue::default(), flying: VecDeque::new() }
@@ -254,7 +257,9 @@ impl World {
         // Some have landed meanwhile, or none, or all.
         let left = if ahead.is_some() { self.turn as usize % 3 } else { 0 };
         match (self.land(at, left), ahead) {
-            (true, Some((decision, outcomes))) => self.regions[at].flying.push_back((Arc::new(decision), group, outcomes)),
+            (true, Some(Decision { advance, outcomes, unasked })) => {
+                self.regions[at].flying.push_back((Arc::new(advance), unasked, group, outcomes))
+            }
             _ => {
                 self.land(at, 0);
                 self.append(at, &group);
@@ -266,16 +271,14 @@ impl World {
     fn land(&mut self, at: usize, left: usize) -> bool {
         let mut stands = true;
         while self.regions[at].flying.len() > if stands { left } else { 0 }
-            && let Some((decision, group, outcomes)) = self.regions[at].flying.pop_front()
+            && let Some((decision, unasked, group, outcomes)) = self.regions[at].flying.pop_front()
         {
             let Region1 { parts, queue, .. } = &self.regions[at];
-            let kept = now(parts.keep(&decision)).unwrap();
+            let kept = now(parts.keep(&decision, &unasked)).unwrap() == Fate::Kept;
             stands &= kept;
             match kept {
                 true => {
-                    if !decision.commit.events.is_empty() {
-                        parts.kept(queue, &decision);
-                    }
+                    parts.kept(queue, &decision);
                     self.hear(at, outcomes);
                 }
                 false => self.append(at, &group),
@@ -287,9 +290,13 @@ impl World {
     fn append(&mut self, at: usize, group: &Group) {
         let Region1 { parts, queue, .. } = &self.regions[at];
         let (outcomes, _) = now(parts.append(queue, group)).unwrap();
+        if let (Group::Batches(batches), Outcomes::Batches(outcomes)) = (group, &outcomes) {
+            assert_eq!(outcomes[0].verdicts.len(), batches.ops());
+        }
         self.hear(at, outcomes);
         if self.turn.is_multiple_of(32) {
             check_recent(&self.regions[at]);
+            check_cache(&self.regions[at]);
         }
     }
 
@@ -373,6 +380,16 @@ fn check_recent(region: &Region1) {
             assert!(!lines.is_empty() && stored.starts_with(&lines), "{lines:?} of {stored:?}");
         }
     }
+}
+
+/// What is decided on from memory is what is stored.
+fn check_cache(region: &Region1) {
+    let data = region.data();
+    let docs: Vec<DocId> = data.documents.keys().cloned().chain(DocId::new("c/none").ok()).collect();
+    let Some(recalled) = region.parts.cache.recall(&docs) else { return };
+    assert_eq!(recalled.head, data.head);
+    let stored: Vec<&Document> = data.documents.values().filter(|document| !recalled.missing.contains(&document.doc)).collect();
+    assert_eq!(recalled.documents.iter().collect::<Vec<_>>(), stored);
 }
 
 /// What must be equal everywhere.

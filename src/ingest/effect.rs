@@ -228,7 +228,7 @@ pub fn check(action: &Action, here: Option<&Object>) -> Result<(), Problem> {
     };
     let Some(mut object) = here else { return Ok(()) };
     let mut place = Pointer::root();
-    let names: Vec<String> = pointer.names().collect();
+    let names: Vec<_> = pointer.names().collect();
     for (at, name) in names.iter().enumerate() {
         place = place.child(name);
         let value = match object.get(name) {

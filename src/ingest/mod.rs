@@ -4,6 +4,7 @@
 mod ahead;
 pub mod authorize;
 pub mod batch;
+pub mod cache;
 pub mod commit;
 pub mod decide;
 pub mod definitions;

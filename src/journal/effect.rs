@@ -40,9 +40,17 @@ impl Effect {
 
     /// The canonical text.
     pub fn canonical(&self) -> String {
-        let mut out = String::from("{");
+        let mut out = String::new();
+        self.write(&mut out);
+        out
+    }
+
+    /// Appends the canonical text.
+    pub fn write(&self, out: &mut String) {
+        out.push('{');
+        let first = out.len();
         let open = |name: &str, out: &mut String| {
-            if out.len() > 1 {
+            if out.len() > first {
                 out.push(',');
             }
             out.push('"');
@@ -50,32 +58,31 @@ impl Effect {
             out.push_str("\":");
         };
         if !self.add.is_empty() {
-            open("add", &mut out);
-            write_map(&self.add, &mut out, |members, out| write_array(members, out));
+            open("add", out);
+            write_map(&self.add, out, |members, out| write_array(members, out));
         }
         if self.delete {
-            open("delete", &mut out);
+            open("delete", out);
             out.push_str("true");
         }
         if !self.drop.is_empty() {
-            open("drop", &mut out);
+            open("drop", out);
             let texts: Vec<Value> = self.drop.iter().map(|p| Value::text(p.as_str())).collect();
-            write_array(&texts, &mut out);
+            write_array(&texts, out);
         }
         if !self.increment.is_empty() {
-            open("increment", &mut out);
-            write_map(&self.increment, &mut out, |by, out| write_number(*by, out));
+            open("increment", out);
+            write_map(&self.increment, out, |by, out| write_number(*by, out));
         }
         if !self.remove.is_empty() {
-            open("remove", &mut out);
-            write_map(&self.remove, &mut out, |members, out| write_array(members, out));
+            open("remove", out);
+            write_map(&self.remove, out, |members, out| write_array(members, out));
         }
         if !self.set.is_empty() {
-            open("set", &mut out);
-            write_map(&self.set, &mut out, |value, out| value.write(out));
+            open("set", out);
+            write_map(&self.set, out, |value, out| value.write(out));
         }
         out.push('}');
-        out
     }
 
     /// Every pointer it touches.

@@ -6,6 +6,7 @@ use crate::clock::{Millis, Stamp, format_time, parse_time};
 use crate::id::{DatabaseName, DocId, POSITION_MAX, Position, Region};
 use crate::json::{self, Object, Value, write_number, write_string};
 use crate::vector::Vector;
+use std::fmt::Write;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -93,13 +94,18 @@ impl Event {
 
     /// The canonical line, without a line end.
     pub fn line(&self, db: &DatabaseName) -> String {
-        let mut out = String::with_capacity(512);
-        self.write(db, &self.effect.canonical(), &mut out);
+        self.line_with(db, &self.effect.canonical())
+    }
+
+    /// The same with an effect that is text already.
+    pub fn line_with(&self, db: &DatabaseName, effect: &str) -> String {
+        let mut out = String::with_capacity(effect.len() + 640);
+        self.write(db, effect, &mut out);
         out
     }
 
-    /// Appends the canonical line with an effect that is text already. RFC 8785 by construction: the members stand sorted.
-    pub fn write(&self, db: &DatabaseName, effect: &str, out: &mut String) {
+    /// RFC 8785 by construction: the members stand sorted.
+    fn write(&self, db: &DatabaseName, effect: &str, out: &mut String) {
         let text = |name: &str, value: &str, out: &mut String| {
             out.push_str(",\"");
             out.push_str(name);
@@ -113,15 +119,24 @@ impl Event {
             out.push(',');
         }
         let Batch { id, index, count, atomic } = self.batch;
-        out.push_str(&format!("\"batch\":{{\"atomic\":{atomic},\"count\":{count},\"id\":\"{id}\",\"index\":{index}}}"));
-        out.push_str(&format!(",\"client\":\"{}\",\"db\":\"{db}\"", self.client));
+        let _ = write!(out, "\"batch\":{{\"atomic\":{atomic},\"count\":{count},\"id\":\"");
+        push_uuid(id, out);
+        let _ = write!(out, "\",\"index\":{index}}},\"client\":\"");
+        push_uuid(self.client, out);
+        out.push_str("\",\"db\":\"");
+        out.push_str(db.as_str());
+        out.push('"');
         text("doc", self.doc.as_str(), out);
         if let Some(edited_at) = self.edited_at {
             text("edited_at", &format_time(edited_at), out);
         }
         out.push_str(",\"effect\":");
         out.push_str(effect);
-        out.push_str(&format!(",\"id\":\"{}\",\"kind\":\"{}\"", self.id, self.kind.as_str()));
+        out.push_str(",\"id\":\"");
+        push_uuid(self.id, out);
+        out.push_str("\",\"kind\":\"");
+        out.push_str(self.kind.as_str());
+        out.push('"');
         if !self.own.is_empty() {
             text("own", &self.own.to_string(), out);
         }
@@ -207,10 +222,19 @@ fn small(members: &Object, name: &str) -> Result<u32, String> {
     get(members, name)?.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| format!("`{name}` is a whole number"))
 }
 
+fn push_uuid(id: Uuid, out: &mut String) {
+    out.push_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+}
+
 /// Lower-case hex.
 pub fn to_hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)] as char, DIGITS[usize::from(b & 15)] as char]).collect()
+    let mut out = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        out.push(DIGITS[usize::from(byte >> 4)] as char);
+        out.push(DIGITS[usize::from(byte & 15)] as char);
+    }
+    out
 }
 
 /// Reads exactly `N` bytes of hex.

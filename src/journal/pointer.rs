@@ -2,6 +2,7 @@
 //!
 //! A pointer names object members only: an array is a leaf, and nothing points into it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,8 +60,11 @@ impl Pointer {
     }
 
     /// The member names from the root down, unescaped.
-    pub fn names(&self) -> impl Iterator<Item = String> + '_ {
-        self.0.split('/').skip(1).map(|part| part.replace("~1", "/").replace("~0", "~"))
+    pub fn names(&self) -> impl Iterator<Item = Cow<'_, str>> + '_ {
+        self.0.split('/').skip(1).map(|part| match part.contains('~') {
+            true => part.replace("~1", "/").replace("~0", "~").into(),
+            false => part.into(),
+        })
     }
 
     /// Whether this stands strictly above `other`.

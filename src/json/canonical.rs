@@ -48,9 +48,13 @@ pub fn write_number(number: f64, out: &mut String) {
 
 /// Appends a string with its quotes; only what JSON demands is escaped.
 pub fn write_string(text: &str, out: &mut String) {
+    out.reserve(text.len() + 2);
     out.push('"');
+    // Nearly all text needs no escapes; in steps without a branch for each byte, that is seen many bytes at a time.
+    let clean = |step: &&[u8]| !step.iter().fold(false, |dirty, byte| dirty | (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\'));
+    let clean = text.as_bytes().chunks(32).take_while(clean).map(<[u8]>::len).sum();
     let mut from = 0;
-    for (at, byte) in text.bytes().enumerate() {
+    for (at, byte) in text.bytes().enumerate().skip(clean) {
         let escape = match byte {
             b'"' => "\\\"",
             b'\\' => "\\\\",

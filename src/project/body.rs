@@ -6,6 +6,7 @@
 use super::leaf::{join_members, plus};
 use crate::journal::{Effect, Pointer};
 use crate::json::{Object, Value};
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 /// The op does not fit the body: only the whole fold can tell what becomes of it.
@@ -92,7 +93,7 @@ fn get_mut<'a>(body: &'a mut Object, pointer: &Pointer) -> Option<&'a mut Value>
 
 /// Removes what is at and below; objects left empty go with it.
 fn drop_at(body: &mut Object, pointer: &Pointer) {
-    fn drop(object: &mut Object, names: &[String]) {
+    fn drop(object: &mut Object, names: &[Cow<'_, str>]) {
         let Some((name, rest)) = names.split_first() else {
             *object = Object::new();
             return;
@@ -112,7 +113,7 @@ fn drop_at(body: &mut Object, pointer: &Pointer) {
 
 /// Sets a leaf; leaves above go. `{}` only asks for an object.
 fn set_at(body: &mut Object, pointer: &Pointer, value: &Value) {
-    let mut names: Vec<String> = pointer.names().collect();
+    let mut names: Vec<_> = pointer.names().collect();
     let Some(last) = names.pop() else { return };
     let mut object = body;
     for name in names {
@@ -125,13 +126,13 @@ fn set_at(body: &mut Object, pointer: &Pointer, value: &Value) {
     }
     let asks = matches!(value, Value::Object(_));
     if !(asks && matches!(object.get(&last), Some(Value::Object(_)))) {
-        object.insert(last, value.clone());
+        object.insert(last.into_owned(), value.clone());
     }
 }
 
 /// The leaf that an increment or add goes to, made where there is none.
 fn leaf_at<'a>(body: &'a mut Object, pointer: &Pointer, make: impl FnOnce() -> Value) -> Result<&'a mut Value, NotSimple> {
-    let mut names: Vec<String> = pointer.names().collect();
+    let mut names: Vec<_> = pointer.names().collect();
     let last = names.pop().ok_or(NotSimple)?;
     let mut object = body;
     for name in names {

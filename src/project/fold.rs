@@ -385,7 +385,7 @@ pub fn last_stamp<'a>(events: impl IntoIterator<Item = &'a Event>) -> crate::clo
 
 /// Puts a leaf into a body, with the objects above it.
 fn place(body: &mut Object, pointer: &Pointer, value: Value) {
-    let mut names: Vec<String> = pointer.names().collect();
+    let mut names: Vec<_> = pointer.names().collect();
     let Some(last) = names.pop() else { return };
     let mut object = body;
     for name in names {
@@ -394,7 +394,7 @@ fn place(body: &mut Object, pointer: &Pointer, value: Value) {
             _ => return,
         }
     }
-    object.insert(last, value);
+    object.insert(last.into_owned(), value);
 }
 
 #[cfg(test)]

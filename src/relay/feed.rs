@@ -12,6 +12,7 @@ use crate::store::{Bound, DatabaseId, Head, Span, Store, Touch, View};
 use crate::token::{Cursor, SnapshotPlace};
 use crate::vector::Vector;
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Write;
 
 /// Bodies of one page, bytes; a page ends after the row that passes it, where it may end there.
 pub const PAGE_BYTES: usize = 16 << 20;
@@ -95,22 +96,35 @@ pub async fn page(
     extent: Extent,
     bodies: bool,
 ) -> Result<Page> {
-    let (mut view, head) = store.view(db).await?;
-    let start = match since {
+    let begins = since.is_none_or(|since| since.snapshot.is_some());
+    let after = since.and_then(|since| since.snapshot.as_ref()).map(|place| place.after.as_str());
+    let mut page = if begins && filter.docs.is_empty() {
+        let bound = Bound { rows: extent.rows + 1, bytes: extent.bytes };
+        let (head, rows) = store.snapshot(db, filter.collection.as_deref(), after, bound).await?;
+        snapshot(listed(rows, extent), start(since, &head), filter, head)
+    } else {
+        let (mut view, head) = store.view(db).await?;
+        let start = start(since, &head);
+        let page = if begins {
+            snapshot(chosen(&mut *view, after, filter, extent, bodies).await?, start, filter, head)
+        } else {
+            tail(&mut Source::Stored(&mut *view), start, filter, extent, bodies, head).await?
+        };
+        view.close().await;
+        page
+    };
+    page.behind = since.is_some_and(|since| !page.head.vector.covers(&since.vector));
+    page.cursor.filtered |= !filter.is_whole();
+    Ok(page)
+}
+
+/// Where a page begins.
+fn start(since: Option<&Cursor>, head: &Head) -> Cursor {
+    match since {
         None => Cursor { vector: head.vector.clone(), stamp: head.stamp, filtered: false, snapshot: None },
         // Below `since` where this region is behind it: what is not here yet is given again once it is.
         Some(since) => Cursor { vector: since.vector.meet(&head.vector), ..since.clone() },
-    };
-    let behind = since.is_some_and(|since| !head.vector.covers(&since.vector));
-    let mut page = if since.is_none_or(|since| since.snapshot.is_some()) {
-        snapshot(&mut *view, start, filter, extent, bodies, head).await?
-    } else {
-        tail(&mut Source::Stored(&mut *view), start, filter, extent, bodies, head).await?
-    };
-    view.close().await;
-    page.behind = behind;
-    page.cursor.filtered |= !filter.is_whole();
-    Ok(page)
+    }
 }
 
 /// The same for who follows: out of the last commits where they suffice, which may be a moment older than what is stored.
@@ -164,35 +178,42 @@ fn scan(filter: &Filter, extent: Extent) -> usize {
     if filter.is_whole() { extent.rows } else { extent.rows.max(SCAN_ROWS) }
 }
 
-async fn snapshot(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, extent: Extent, bodies: bool, head: Head) -> Result<Page> {
-    let limit = extent.rows;
-    let place = cursor.snapshot.take();
-    let after = place.as_ref().map(|place| place.after.as_str());
-    let (mut rows, finished, reached) = if filter.docs.is_empty() {
-        let rows = view.list(filter.collection.as_deref(), after, Bound { rows: limit + 1, bytes: extent.bytes }).await?;
-        let finished = rows.len() <= limit && body_bytes(&rows) < extent.bytes;
-        let reached = rows[..rows.len().min(limit)].last().map(|last| last.doc.clone());
-        (rows, finished, reached)
-    } else {
-        let docs: Vec<DocId> =
-            filter.docs.iter().filter(|doc| filter.takes(doc) && after.is_none_or(|after| doc.as_str() > after)).cloned().collect();
-        let (mut rows, mut read) = (Vec::new(), 0);
-        for slice in docs[..docs.len().min(limit)].chunks(SLICE_ROWS) {
-            rows.extend(view.documents(slice, bodies).await?);
-            read += slice.len();
-            if body_bytes(&rows) >= extent.bytes {
-                break;
-            }
+/// A part of a snapshot.
+struct Part {
+    rows: Vec<Document>,
+    /// The last document that was looked at.
+    reached: Option<DocId>,
+    /// There are no more.
+    finished: bool,
+}
+
+/// Rows as they are listed, one more than asked for where there are more.
+fn listed(mut rows: Vec<Document>, extent: Extent) -> Part {
+    let finished = rows.len() <= extent.rows && body_bytes(&rows) < extent.bytes;
+    rows.truncate(extent.rows);
+    Part { reached: rows.last().map(|last| last.doc.clone()), rows, finished }
+}
+
+/// Those of the documents that are asked for.
+async fn chosen(view: &mut dyn View, after: Option<&str>, filter: &Filter, extent: Extent, bodies: bool) -> Result<Part> {
+    let is_next = |doc: &&DocId| filter.takes(doc) && after.is_none_or(|after| doc.as_str() > after);
+    let docs: Vec<DocId> = filter.docs.iter().filter(is_next).cloned().collect();
+    let (mut rows, mut read) = (Vec::new(), 0);
+    for slice in docs[..docs.len().min(extent.rows)].chunks(SLICE_ROWS) {
+        rows.extend(view.documents(slice, bodies).await?);
+        read += slice.len();
+        if body_bytes(&rows) >= extent.bytes {
+            break;
         }
-        let (finished, reached) = (read == docs.len(), docs[..read].last().cloned());
-        rows.retain(|row| row.body.is_some());
-        rows.sort_by(|a, b| a.doc.cmp(&b.doc));
-        (rows, finished, reached)
-    };
-    if filter.docs.is_empty() && !finished {
-        rows.truncate(limit);
     }
-    let given = place.map_or(0, |place| place.given).saturating_add(rows.len() as u64);
+    rows.retain(|row| row.body.is_some());
+    rows.sort_by(|a, b| a.doc.cmp(&b.doc));
+    Ok(Part { rows, reached: docs[..read].last().cloned(), finished: read == docs.len() })
+}
+
+fn snapshot(part: Part, mut cursor: Cursor, filter: &Filter, head: Head) -> Page {
+    let Part { rows, reached, finished } = part;
+    let given = cursor.snapshot.take().map_or(0, |place| place.given).saturating_add(rows.len() as u64);
     let since_begun = head.vector.beyond(&cursor.vector);
     let mut pending = since_begun;
     if !finished && let Some(after) = reached {
@@ -200,7 +221,7 @@ async fn snapshot(view: &mut dyn View, mut cursor: Cursor, filter: &Filter, exte
         let left = if filter.is_whole() { head.documents.saturating_sub(given) } else { 0 };
         pending = (since_begun + left).max(1);
     }
-    Ok(Page { bare_from: rows.len(), rows, touches: Vec::new(), cursor, pending, behind: false, head })
+    Page { bare_from: rows.len(), rows, touches: Vec::new(), cursor, pending, behind: false, head }
 }
 
 async fn tail(view: &mut Source<'_>, mut cursor: Cursor, filter: &Filter, extent: Extent, bodies: bool, head: Head) -> Result<Page> {
@@ -316,7 +337,7 @@ impl Page {
 pub fn write_row(document: &Document, shown: Shown, out: &mut String) {
     out.push_str("{\"doc\":");
     crate::json::write_string(document.doc.as_str(), out);
-    out.push_str(&format!(",\"version\":\"{}\",\"deleted\":{}", document.version, document.body.is_none()));
+    let _ = write!(out, ",\"version\":\"{}\",\"deleted\":{}", document.version, document.body.is_none());
     if !document.conflicts.is_empty() {
         out.push_str(",\"conflicts\":true");
     }
@@ -338,7 +359,7 @@ pub fn write_vector(vector: &Vector, out: &mut String) {
         if at > 0 {
             out.push(',');
         }
-        out.push_str(&format!("\"{region}\":{position}"));
+        let _ = write!(out, "\"{region}\":{position}");
     }
     out.push('}');
 }

@@ -157,13 +157,13 @@ impl Follower {
             if pieces.is_empty() {
                 return Ok(());
             }
-            // Side by side, in their order: one is decided while the one before it is written.
             let this = &*self;
-            let done = futures_util::future::join_all(pieces.iter().map(|(piece, _)| this.apply(piece.clone()))).await;
-            for ((piece, tip), done) in pieces.into_iter().zip(done) {
+            let apply = |(piece, tip): (Vec<Event>, Tip)| async move { (piece.len(), tip, this.apply(piece).await) };
+            // Side by side, in their order: one is decided while the one before it is written.
+            for (events, tip, done) in futures_util::future::join_all(pieces.into_iter().map(apply)).await {
                 match done {
                     Ok(()) => {
-                        self.waiting.drain(..piece.len());
+                        self.waiting.drain(..events);
                         self.chunk = (self.chunk * 2).min(APPLY_EVENTS_MAX);
                         self.tip = Some(tip);
                         self.succeed();
@@ -302,8 +302,8 @@ impl Follower {
     /// Takes what a holder gave, and fetches on from it meanwhile.
     async fn take_on(&mut self, holder: &Region, mut events: Vec<Event>, upto: Position) -> Result<()> {
         let (relay, db, region) = (self.relay.clone(), self.database.name.clone(), self.region.clone());
-        while let Some(last) = events.last().map(|last| last.position) {
-            let end = events.last().cloned();
+        while let Some(end) = events.last().cloned() {
+            let last = end.position;
             let more = async {
                 match last < upto {
                     true => fetch::request(&relay, holder, &db, &region, last - 1).await,
@@ -315,7 +315,7 @@ impl Follower {
             // Whoever fails meanwhile is asked again, or another one.
             events = more.unwrap_or_default();
             // It gives the event that it goes on from, too.
-            if !events.is_empty() && Some(events.remove(0)) != end {
+            if !events.is_empty() && events.remove(0) != end {
                 return Err(self.fork(last, holder.as_str()));
             }
         }

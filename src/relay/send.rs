@@ -153,7 +153,7 @@ impl Progress {
 
     pub async fn move_to(&mut self, relay: &Relay, database: &Database, vector: Vector) -> Result<()> {
         self.vector = vector;
-        if self.is_due() { self.keep(relay, database).await } else { Ok(()) }
+        self.keep(relay, database).await
     }
 
     /// Whether it was not written for a while.

@@ -72,6 +72,7 @@ pub async fn metrics(State(context): State<Context>) -> Response {
     let sum = |of: fn(&crate::ingest::commit::Queue) -> u64| databases.iter().map(|db| of(db.appender.queue())).sum::<u64>() as i64;
     let metrics = &gateway.metrics;
     metrics.commits.set(sum(|queue| queue.commits.load(Ordering::Relaxed)));
+    metrics.locked.set(sum(|queue| queue.locked.load(Ordering::Relaxed)));
     metrics.events.set(sum(|queue| queue.events.load(Ordering::Relaxed)));
     metrics.queue_ops.set(sum(|queue| queue.ops() as u64));
     metrics.queue_bytes.set(sum(|queue| queue.bytes() as u64));

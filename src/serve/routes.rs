@@ -18,14 +18,18 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post, put};
 use axum::{Extension, Router};
+use std::ops::Deref;
 use std::sync::Arc;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{Predicate, SizeAbove};
 
-/// What every handler works with.
+/// What every handler works with; it is handed on several times for each request.
 #[derive(Clone)]
-pub struct Context {
+pub struct Context(Arc<Common>);
+
+/// What it shares.
+pub struct Common {
     pub gateway: Arc<Gateway>,
     /// Bytes of request bodies in flight.
     pub bodies: Arc<Memory>,
@@ -34,6 +38,14 @@ pub struct Context {
     /// Live feeds.
     pub seats: Arc<Memory>,
     pub readiness: Arc<health::Readiness>,
+}
+
+impl Deref for Context {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        &self.0
+    }
 }
 
 /// The routes as they are put together, each with its description.
@@ -64,13 +76,13 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
     let limits = &gateway.config.limits;
     // One database takes half, yet what one request needs; of the seats more, since most regions have one large database.
     let body = (limits.bodies_bytes_max / 2).max(limits.body_bytes_max + limits.body_inflated_bytes_max);
-    let context = Context {
+    let context = Context(Arc::new(Common {
         bodies: Arc::new(Memory::new("the bodies of requests in flight", limits.bodies_bytes_max, body)),
         answers: Arc::new(Memory::new("the answers that are being read", limits.answers_bytes_max, limits.answers_bytes_max / 2)),
         seats: Arc::new(Memory::new("live feeds", limits.subscribers_max, (limits.subscribers_max * 5).div_ceil(6))),
         readiness: Arc::default(),
         gateway: gateway.clone(),
-    };
+    }));
     let mut table = Table { context: context.clone(), router: Router::new(), document: Document::default() };
     apps(&mut table);
     auditors(&mut table);

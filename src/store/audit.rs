@@ -2,7 +2,7 @@
 //! reading of rows.
 
 use super::connection::describe;
-use super::{DatabaseId, Head, hints, sql};
+use super::{DatabaseId, Head, hints, sql, transaction};
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId, Region};
 use crate::journal::Event;
@@ -99,8 +99,7 @@ impl Audit {
 
     /// The first keyframe of a document after a place in T.
     pub async fn keyframe(&self, db: DatabaseId, doc: &DocId, after: Option<&Place>) -> Result<Option<Keyframe>> {
-        let (stamp, region, position) =
-            after.map_or((-1, "", 0), |place| (place.stamp.to_i64(), place.region.as_str(), place.position as i64));
+        let (stamp, region, position) = transaction::after(after);
         let params: [&(dyn ToSql + Sync); 5] = [&db, &doc.as_str(), &stamp, &region, &position];
         self.side.query_opt(sql::KEYFRAME_AFTER, &params).await.map_err(fail)?.as_ref().map(sql::keyframe).transpose()
     }

@@ -1,9 +1,9 @@
 //! Events and documents as columns, since one `unnest` of arrays is several times faster than as many rows.
 
-use super::{DatabaseId, Head, conflicts_json, sql};
+use super::{DatabaseId, Head, conflicts_json};
 use crate::id::DocId;
 use crate::journal::Event;
-use crate::project::{Copied, Document, Place};
+use crate::project::{Copied, Document, Keyframe, Place, state};
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -27,12 +27,13 @@ pub struct EventColumns<'a> {
     edited_at: Vec<Option<i64>>,
     rules: Vec<Option<&'a str>>,
     salt: Vec<&'a [u8]>,
-    content: Vec<String>,
+    content: Vec<&'a str>,
 }
 
 impl<'a> EventColumns<'a> {
-    pub fn of(events: &'a [Event]) -> Self {
-        let mut columns = Self::default();
+    /// `contents`: as many.
+    pub fn of(events: &'a [Event], contents: &'a [String]) -> Self {
+        let mut columns = Self { content: contents.iter().map(String::as_str).collect(), ..Self::default() };
         for event in events {
             columns.region.push(event.region.as_str());
             columns.position.push(event.position as i64);
@@ -51,7 +52,6 @@ impl<'a> EventColumns<'a> {
             columns.edited_at.push(event.edited_at);
             columns.rules.push(event.rules.as_deref());
             columns.salt.push(&event.salt);
-            columns.content.push(sql::content(event));
         }
         columns
     }
@@ -87,12 +87,13 @@ pub struct HeadColumns {
     pub stamp: i64,
     pub digest: Vec<u8>,
     pub documents: i64,
+    pub rebuilds: i64,
 }
 
 impl HeadColumns {
     pub fn of(head: &Head) -> Self {
         let (vector, stamp, digest) = (head.vector.to_string(), head.stamp.to_i64(), head.digest.to_bytes().to_vec());
-        Self { vector, stamp, digest, documents: head.documents as i64 }
+        Self { vector, stamp, digest, documents: head.documents as i64, rebuilds: head.rebuilds }
     }
 }
 
@@ -149,6 +150,28 @@ impl<'a> PlaceColumns<'a> {
 
     pub fn params<'b>(&'b self, db: &'b DatabaseId) -> [&'b (dyn ToSql + Sync); 5] {
         [db, &self.doc, &self.stamp, &self.region, &self.position]
+    }
+}
+
+/// Keyframes of documents, as columns for `unnest`.
+pub struct KeyframeColumns<'a> {
+    places: PlaceColumns<'a>,
+    latest: Vec<String>,
+    state: Vec<&'a str>,
+}
+
+impl<'a> KeyframeColumns<'a> {
+    pub fn of(keyframes: impl Iterator<Item = (&'a DocId, &'a Keyframe)> + Clone) -> Self {
+        Self {
+            places: PlaceColumns::of(keyframes.clone().map(|(doc, keyframe)| (doc, &keyframe.place))),
+            latest: keyframes.clone().map(|(_, keyframe)| state::write_latest(&keyframe.latest)).collect(),
+            state: keyframes.map(|(_, keyframe)| keyframe.state.as_str()).collect(),
+        }
+    }
+
+    pub fn params<'b>(&'b self, db: &'b DatabaseId) -> [&'b (dyn ToSql + Sync); 7] {
+        let [db, doc, stamp, region, position] = self.places.params(db);
+        [db, doc, stamp, region, position, &self.latest, &self.state]
     }
 }
 

@@ -4,7 +4,7 @@
 //! which nothing moves. How long anything takes is handed in, and whoever waits may be dropped at any await.
 
 use super::{
-    Advance, Bound, Commit, DatabaseId, Head, KnownOp, Loaded, Locked, RegionNote, Span, Store, Stretch, Touch, View, event_bytes,
+    Advance, Bound, Commit, DatabaseId, Fate, Head, KnownOp, Loaded, Locked, RegionNote, Span, Store, Stretch, Touch, View, event_bytes,
 };
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
@@ -204,29 +204,35 @@ impl Store for Memory {
     }
 
     async fn look(&self, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<Loaded> {
-        // Three reads, between which others may write.
         self.step().await?;
-        let head = self.data(db)?.head.clone();
-        self.step().await?;
-        let known = self.data(db)?.loaded(ids, &[]).known;
-        self.step().await?;
-        Ok(Loaded { head, known, documents: self.data(db)?.documents_of(docs) })
+        Ok(self.data(db)?.loaded(ids, docs))
     }
 
-    async fn commit_on(&self, db: DatabaseId, advance: &Advance) -> Result<bool> {
+    async fn commit_on(&self, db: DatabaseId, advance: &Advance, ids: &[Uuid]) -> Result<Fate> {
         self.step().await?;
         let database = self.database(db)?;
+        // As the statement sees them, which began before it waits for the lock.
+        let begun = database.data();
         let held = database.lock.clone().lock_owned().await;
         if database.data().head != advance.before {
-            return Ok(false);
+            return Ok(Fate::Moved);
+        }
+        let again = |event: &Event| begun.by_id.get(&event.id).is_some_and(|known| known.iter().any(|known| known.region == event.region));
+        if ids.iter().any(|id| begun.by_id.contains_key(id)) || advance.commit.events.iter().any(again) {
+            return Ok(Fate::Known);
         }
         Box::new(Held { database, _lock: held, pace: self.pace.clone() }).commit(&advance.commit).await?;
-        Ok(true)
+        Ok(Fate::Kept)
     }
 
     async fn documents(&self, db: DatabaseId, docs: &[DocId]) -> Result<Vec<Document>> {
         self.step().await?;
         Ok(self.data(db)?.documents_of(docs))
+    }
+
+    async fn snapshot(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<(Head, Vec<Document>)> {
+        let head = self.head(db).await?;
+        Ok((head, self.list(db, collection, after, bound).await?))
     }
 
     async fn list(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>> {
@@ -344,24 +350,12 @@ struct Still(Arc<Data>);
 #[async_trait]
 impl View for Still {
     async fn touches(&mut self, spans: &[Span], rows: usize) -> Result<Vec<Vec<Touch>>> {
-        let touch = |event: &Arc<Event>| Touch {
-            region: event.region.clone(),
-            position: event.position,
-            stamp: event.stamp,
-            doc: event.doc.clone(),
-            batch: event.batch,
-            seen: event.seen.clone(),
-        };
-        Ok(spans.iter().map(|span| self.0.run(span).take(rows).map(touch).collect()).collect())
+        Ok(spans.iter().map(|span| self.0.run(span).take(rows).map(|event| Touch::of(event)).collect()).collect())
     }
 
     async fn documents(&mut self, docs: &[DocId], bodies: bool) -> Result<Vec<Document>> {
         let documents = self.0.documents_of(docs);
         Ok(if bodies { documents } else { documents.iter().map(Document::bare).collect() })
-    }
-
-    async fn list(&mut self, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>> {
-        Ok(self.0.list(collection, after, bound.rows, |document| document.body.is_some()))
     }
 
     async fn bucket(&mut self, prefix: &[u8], after: Option<&DocId>, bound: Bound) -> Result<Vec<Document>> {

@@ -28,6 +28,7 @@ use crate::project::op::Latest;
 use crate::project::{Conflict, Copied, Digest, Document, Keyframe, Place};
 use crate::vector::Vector;
 use async_trait::async_trait;
+use std::sync::OnceLock;
 use uuid::Uuid;
 
 /// A database's short id in one store.
@@ -43,6 +44,8 @@ pub struct Head {
     pub digest: Digest,
     /// Documents that are there.
     pub documents: u64,
+    /// How often all documents were made again: what was decided on those from before does not hold.
+    pub rebuilds: i64,
 }
 
 /// An event that carries an op id we are asked about.
@@ -155,10 +158,31 @@ pub struct Commit {
 }
 
 /// A commit, and the head it is made on.
-#[derive(Clone, Debug, Default)]
 pub struct Advance {
     pub before: Head,
     pub commit: Commit,
+    contents: OnceLock<Vec<String>>,
+}
+
+impl Advance {
+    pub fn new(before: Head, commit: Commit) -> Self {
+        Self { before, commit, contents: OnceLock::new() }
+    }
+
+    /// Its events' contents as they are kept; made once, for the store and for all who read on from the last commits.
+    fn contents(&self) -> &[String] {
+        self.contents.get_or_init(|| self.commit.events.iter().map(sql::content).collect())
+    }
+}
+
+/// What became of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Kept,
+    /// The head had moved: nothing was kept.
+    Moved,
+    /// Some op was known already: nothing was kept.
+    Known,
 }
 
 impl Commit {
@@ -200,15 +224,18 @@ pub trait Store: Send + Sync + 'static {
     /// Locks the head and reads what a commit of these ops on these documents needs.
     async fn lock(&self, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<(Box<dyn Locked>, Loaded)>;
 
-    /// Reads the same without locking anything.
+    /// Reads the same without locking anything, all in one view.
     async fn look(&self, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<Loaded>;
 
-    /// Writes and commits a plain commit where the head still is the one it was decided on. `false`: it has moved, and nothing
-    /// was kept. `Unknown`: the commit was sent and its reply lost.
-    async fn commit_on(&self, db: DatabaseId, advance: &Advance) -> Result<bool>;
+    /// Writes and commits a plain commit where the head still is the one it was decided on, no event of the database carries one of
+    /// the ids, and none of the ops stands in the same journal already. `Unknown`: the commit was sent and its reply lost.
+    async fn commit_on(&self, db: DatabaseId, advance: &Advance, ids: &[Uuid]) -> Result<Fate>;
 
     /// Documents by id, in one consistent view; those that exist.
     async fn documents(&self, db: DatabaseId, docs: &[DocId]) -> Result<Vec<Document>>;
+
+    /// The head, and documents as [`list`](Self::list) gives them, as they are at that head or later.
+    async fn snapshot(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<(Head, Vec<Document>)>;
 
     /// Present documents in the order of their ids' bytes; of one collection where given.
     async fn list(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>>;
@@ -273,8 +300,6 @@ pub trait View: Send {
 
     /// Without `bodies` an empty object stands for each that is there.
     async fn documents(&mut self, docs: &[DocId], bodies: bool) -> Result<Vec<Document>>;
-
-    async fn list(&mut self, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>>;
 
     /// Documents, deleted ones too, whose id's SHA-256 begins so, in the order of their ids; empty where there are no more.
     async fn bucket(&mut self, prefix: &[u8], after: Option<&DocId>, bound: Bound) -> Result<Vec<Document>>;

@@ -4,7 +4,7 @@
 use super::connection::Connection;
 use super::transaction::{self, Transaction};
 use super::turns::Turns;
-use super::{Advance, Bound, DatabaseId, Head, Loaded, Locked, RegionNote, Span, Store, View, migrate, sql};
+use super::{Advance, Bound, DatabaseId, Fate, Head, Loaded, Locked, RegionNote, Span, Store, View, migrate, sql};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId, Position, Region};
@@ -70,7 +70,7 @@ impl Postgres {
         // The last one is for a client that freezes while a result is being sent to it: nothing else ends that.
         let limits = format!(
             "set local lock_timeout = {lock}; set local idle_in_transaction_session_timeout = {lock}; \
-             set local statement_timeout = {statement}; set local tcp_user_timeout = {statement}; set local enable_seqscan = off"
+             set local statement_timeout = {statement}; set local tcp_user_timeout = {statement}; {PLANS}"
         );
         Ok(Self {
             writers: pool(writers)?,
@@ -103,10 +103,14 @@ impl Postgres {
     }
 }
 
+/// Everything is looked up by an index, and read in its order: a table that is new to the planner, or a page of a long list, is
+/// neither read as a whole nor gathered and sorted.
+const PLANS: &str = "set local enable_seqscan = off; set local enable_bitmapscan = off";
+
 /// What a connection begins with. Nothing depends on it, since behind a transaction pooler it may not last: but a plan that is
 /// made while a table is new must not read all of it for ever, and what nobody waits for any more need not go on.
 fn session(timeout: Duration) -> String {
-    format!("set enable_seqscan = off; set statement_timeout = {}", timeout.as_millis())
+    format!("{}; set statement_timeout = {}", PLANS.replace("local ", ""), timeout.as_millis())
 }
 
 /// Reads a URL; the error does not repeat it, since it may hold a password.
@@ -158,13 +162,17 @@ impl Store for Postgres {
         transaction::look(&self.writer().await?, db, ids, docs).await
     }
 
-    async fn commit_on(&self, db: DatabaseId, advance: &Advance) -> Result<bool> {
-        transaction::commit_on(&self.writer().await?, db, self.timeout, advance).await
+    async fn commit_on(&self, db: DatabaseId, advance: &Advance, ids: &[Uuid]) -> Result<Fate> {
+        transaction::commit_on(&self.writer().await?, db, self.timeout, advance, ids).await
     }
 
     async fn documents(&self, db: DatabaseId, docs: &[DocId]) -> Result<Vec<Document>> {
         let docs: Vec<&str> = docs.iter().map(DocId::as_str).collect();
         self.reader_of(db).await?.rows("reading documents", sql::DOCUMENTS, &[&db, &docs], sql::document).await
+    }
+
+    async fn snapshot(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<(Head, Vec<Document>)> {
+        transaction::snapshot(&self.reader_of(db).await?, db, collection, after, bound).await
     }
 
     async fn list(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>> {

@@ -9,11 +9,11 @@
 mod bulk;
 mod making;
 
-use super::columns::{CopiedColumns, DocumentColumns, PlaceColumns};
-use super::{DatabaseId, migrate, sql};
+use super::columns::{CopiedColumns, DocumentColumns, KeyframeColumns};
+use super::{DatabaseId, migrate, sql, transaction};
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId};
-use crate::project::{Copied, Digest, Document, state};
+use crate::project::{Copied, Digest, Document};
 use crate::vector::Vector;
 use making::{Made, Making};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -217,8 +217,7 @@ struct Reading<'a> {
 async fn fold(reading: &Reading<'_>, doc: &DocId, mut making: Making, progress: &mut (dyn Progress + Send)) -> Result<Option<Made>> {
     let Reading { client, db, past } = *reading;
     loop {
-        let (at, region, position) =
-            making.last().map_or((-1, "", 0), |place| (place.stamp.to_i64(), place.region.as_str(), place.position as i64));
+        let (at, region, position) = transaction::after(making.last());
         let params: [&(dyn ToSql + Sync); 8] = [&db, &doc.as_str(), &at, &region, &position, &i64::MAX, &PAGE, &PAGE_BYTES];
         let rows = client.query(past, &params).await.map_err(fail)?;
         if rows.is_empty() {
@@ -239,12 +238,8 @@ async fn write(client: &Client, db: DatabaseId, made: &[Made], copies: &[Copied]
     client.execute(&keep, &documents.params(&db)).await.map_err(fail)?;
     let keyframes = || made.iter().flat_map(|(document, keyframes)| keyframes.iter().map(|keyframe| (&document.doc, keyframe)));
     if keyframes().next().is_some() {
-        let columns = PlaceColumns::of(keyframes().map(|(doc, keyframe)| (doc, &keyframe.place)));
-        let latest: Vec<String> = keyframes().map(|(_, keyframe)| state::write_latest(&keyframe.latest)).collect();
-        let states: Vec<&str> = keyframes().map(|(_, keyframe)| keyframe.state.as_str()).collect();
-        let [id, doc, stamp, region, position] = columns.params(&db);
-        let params = [id, doc, stamp, region, position, &latest as _, &states as _];
-        client.execute(&sql::KEYFRAMES_KEEP.replace("into keyframes", "into keyframes_fresh"), &params).await.map_err(fail)?;
+        let keep = sql::KEYFRAMES_KEEP.replace("into keyframes", "into keyframes_fresh");
+        client.execute(&keep, &KeyframeColumns::of(keyframes()).params(&db)).await.map_err(fail)?;
     }
     if !copies.is_empty() {
         let keep = sql::COPIES_KEEP.replace("into copies", "into copies_fresh");
@@ -266,8 +261,9 @@ async fn swap(client: &Client, databases: &mut BTreeMap<DatabaseId, Database>, p
         if sql::head(&row, 0)?.digest != database.fresh.digest {
             report.changed.push(database.name.clone());
         }
+        // What a gateway has in memory of the old ones, or has decided on them, does not hold any more.
         let (digest, present) = (database.fresh.digest.to_bytes(), database.fresh.present as i64);
-        let update = "update heads set digest = $2, documents = $3 where database = $1";
+        let update = "update heads set digest = $2, documents = $3, rebuilds = rebuilds + 1 where database = $1";
         client.execute(update, &[&id, &&digest[..], &present]).await.map_err(fail)?;
         report.databases += 1;
         report.documents += database.fresh.documents;

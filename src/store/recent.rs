@@ -6,7 +6,7 @@
 //! Nothing depends on it. What is not here is read from the store: what another gateway committed, what is older than a moment,
 //! what did not fit.
 
-use super::{Advance, Bound, Head, Span, Touch};
+use super::{Advance, Bound, Head, Span, Touch, sql};
 use crate::id::{DatabaseName, DocId, Position, Region};
 use crate::journal::{Batch, Effect};
 use crate::json::Value;
@@ -25,7 +25,7 @@ const KEPT_FOR: Duration = Duration::from_secs(2);
 pub const BYTES_MAX: usize = 16 << 20;
 
 /// About what an event and the row it makes take beside their values, bytes.
-const EVENT_BYTES: usize = 1024;
+const EVENT_BYTES: usize = 1408;
 
 /// Bytes that are kept by all databases of a process; also those that somebody still reads.
 #[derive(Default)]
@@ -102,11 +102,11 @@ impl Recent {
             let first = ring.iter().rposition(is_here)?;
             take(&ring, first, bound.rows)
         };
-        let all = entries.iter().flat_map(|entry| &entry.advance.commit.events);
-        let run = all.filter(|event| event.region == *region && event.position > after).take(bound.rows);
+        let all = entries.iter().flat_map(|entry| entry.advance.commit.events.iter().zip(entry.advance.contents()));
+        let run = all.filter(|(event, _)| event.region == *region && event.position > after).take(bound.rows);
         let (mut lines, mut bytes) = (Vec::new(), 0);
-        for event in run {
-            let line = event.line(db);
+        for (event, content) in run {
+            let line = event.line_with(db, sql::split_content(content)?.0);
             bytes += line.len();
             lines.push((event.position, event.batch, line));
             if bytes >= bound.bytes {

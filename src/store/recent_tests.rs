@@ -49,7 +49,7 @@ fn advance(first: Position, docs: &[&str], bytes: usize) -> Arc<Advance> {
     };
     let documents = events.iter().map(document).collect();
     let commit = Commit { head: head(first + docs.len() as u64 - 1), events, documents, ..Commit::default() };
-    Arc::new(Advance { before: head(first - 1), commit })
+    Arc::new(Advance::new(head(first - 1), commit))
 }
 
 fn after(recent: &Recent, position: Position, events: usize) -> Option<(Position, Position)> {

@@ -14,17 +14,16 @@ use std::sync::{Arc, LazyLock};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-pub const DATABASES: &str =
-    "select d.id, d.name, h.vector, h.stamp, h.digest, h.documents from databases d join heads h on h.database = d.id order by d.name";
+pub const DATABASES: &str = "select d.id, d.name, h.vector, h.stamp, h.digest, h.documents, h.rebuilds from databases d join heads h on h.database = d.id order by d.name";
 
 pub const CREATE_DATABASE: &str = "with made as (insert into databases (name) values ($1) on conflict (name) do nothing returning id)
     insert into heads (database) select id from made";
 
 pub const DATABASE_ID: &str = "select d.id from databases d join heads h on h.database = d.id where d.name = $1";
 
-pub const HEAD: &str = "select vector, stamp, digest, documents from heads where database = $1";
+pub const HEAD: &str = "select vector, stamp, digest, documents, rebuilds from heads where database = $1";
 
-pub const HEAD_LOCK: &str = "select vector, stamp, digest, documents from heads where database = $1 for update";
+pub const HEAD_LOCK: &str = "select vector, stamp, digest, documents, rebuilds from heads where database = $1 for update";
 
 pub const HEAD_MOVE: &str = "update heads set vector = $2, stamp = $3, digest = $4, documents = $5 where database = $1";
 
@@ -45,6 +44,27 @@ pub const DOCUMENTS: &str = "select d.* from (select $2::text[] as docs offset 0
     cross join lateral (
         select doc, version, stamp, body::text, conflicts::text, keyframe_in from documents where database = (select $1::int4) and doc = wanted.doc offset 0
     ) as d";
+
+/// What a commit must know in one view, so that all of it belongs to the head: the head, known ops, documents, each where the
+/// first column says so, from a column on that is its own.
+pub static LOOK: LazyLock<String> = LazyLock::new(|| {
+    let nulls = |columns: usize| vec!["null"; columns].join(", ");
+    let documents = DOCUMENTS.replace("$2::text[]", "$3::text[]");
+    format!(
+        "select 0, vector, stamp, digest, documents, rebuilds, null::uuid, null, null, null::int8, null::int8, null, null::uuid, null,
+             null, null, null::int8, null, null, null::int8
+         from heads where database = (select $1::int4)
+         union all select 1, {}, k.*, {} from ({KNOWN}) as k
+         union all select 2, {}, {}, d.* from ({documents}) as d",
+        nulls(HEAD_COLUMNS),
+        nulls(DOCUMENT_ARRAYS.len()),
+        nulls(HEAD_COLUMNS),
+        nulls(KNOWN_COLUMNS),
+    )
+});
+
+const HEAD_COLUMNS: usize = 5;
+const KNOWN_COLUMNS: usize = 8;
 
 /// Documents without their bodies: an empty object says that one is there.
 pub const DOCUMENTS_BARE: &str =
@@ -223,19 +243,26 @@ pub static APPEND: LazyLock<String> = LazyLock::new(|| append_rows("$1::int4", "
 pub static KEEP: LazyLock<String> = LazyLock::new(|| keep_rows("$1::int4", "", 2));
 
 /// A whole commit in one statement, so that it is one transaction and one round trip: nothing of it is kept unless the head
-/// still is what it was decided on. It is locked first, and looked at as it is then: whoever holds the lock is waited for.
+/// still is what it was decided on, and no event carries one of the ids. It is locked first, and looked at as it is then: whoever
+/// holds the lock is waited for. The events are seen as they were before that; what was decided on accounts for those since.
 pub static COMMIT_ON: LazyLock<String> = LazyLock::new(|| {
     format!(
         "with locked as materialized (
-             select vector, stamp, digest, documents from heads where database = $1::int4 for update
+             select vector, stamp, digest, documents, rebuilds from heads where database = $1::int4 for update
+         ), known as materialized (
+             select exists (
+                 select from (select $11::uuid[] as ids offset 0) as asked cross join lateral unnest(asked.ids) as wanted(id)
+                 cross join lateral (select from events where database = (select $1::int4) and id = wanted.id offset 0) as e
+             ) as found
          ), moved as (
-             update heads set vector = $2, stamp = $3, digest = $4, documents = $5 from locked
-             where heads.database = $1::int4 and locked.vector = $6 and locked.stamp = $7 and locked.digest = $8 and locked.documents = $9
+             update heads set vector = $2, stamp = $3, digest = $4, documents = $5 from locked cross join known
+             where heads.database = $1::int4 and not known.found and locked.vector = $6 and locked.stamp = $7
+                 and locked.digest = $8 and locked.documents = $9 and locked.rebuilds = $10
              returning heads.database
          ), appended as ({}), kept as ({})
-         select count(*) from moved",
-        append_rows("moved.database", "moved cross join ", 10),
-        keep_rows("moved.database", "moved cross join ", 10 + EVENT_ARRAYS.len()),
+         select (select count(*) from moved) > 0, found from known",
+        append_rows("moved.database", "moved cross join ", 12),
+        keep_rows("moved.database", "moved cross join ", 12 + EVENT_ARRAYS.len()),
     )
 });
 
@@ -291,11 +318,16 @@ pub fn head(row: &Row, from: usize) -> Result<Head> {
             row.get::<_, &[u8]>(from + 2).try_into().map_err(|_| Error::corrupt("a head's digest has not 32 bytes"))?,
         ),
         documents: row.get::<_, i64>(from + 3).max(0) as u64,
+        rebuilds: row.get(from + 4),
     })
 }
 
 pub fn document(row: &Row) -> Result<Document> {
-    let conflicts = match row.get::<_, Option<&str>>(4) {
+    document_from(row, 0)
+}
+
+pub fn document_from(row: &Row, from: usize) -> Result<Document> {
+    let conflicts = match row.get::<_, Option<&str>>(from + 4) {
         None => Vec::new(),
         Some(text) => json::parse(text)
             .ok()
@@ -303,12 +335,12 @@ pub fn document(row: &Row) -> Result<Document> {
             .ok_or_else(|| Error::corrupt("a document's conflicts are unreadable"))?,
     };
     Ok(Document {
-        doc: doc(row, 0)?,
-        version: vector(row, 1)?,
-        stamp: Stamp::from_i64(row.get(2)),
-        body: row.get::<_, Option<&str>>(3).map(Arc::from),
+        doc: doc(row, from)?,
+        version: vector(row, from + 1)?,
+        stamp: Stamp::from_i64(row.get(from + 2)),
+        body: row.get::<_, Option<&str>>(from + 3).map(Arc::from),
         conflicts,
-        keyframe_in: row.get(5),
+        keyframe_in: row.get(from + 5),
     })
 }
 
@@ -343,16 +375,32 @@ pub fn region_note(row: &Row) -> Result<RegionNote> {
     Ok(RegionNote { region: region(row, 0)?, retired: row.get(1), accepted_until: Stamp::from_i64(row.get(2)) })
 }
 
-pub fn known(row: &Row) -> Result<KnownOp> {
+/// A row of [`LOOK`].
+pub enum Looked {
+    Head(Head),
+    Known(KnownOp),
+    Document(Document),
+}
+
+pub fn looked(row: &Row) -> Result<Looked> {
+    let (known, document) = (1 + HEAD_COLUMNS, 1 + HEAD_COLUMNS + KNOWN_COLUMNS);
+    Ok(match row.get::<_, i32>(0) {
+        0 => Looked::Head(head(row, 1)?),
+        1 => Looked::Known(self::known(row, known)?),
+        _ => Looked::Document(document_from(row, document)?),
+    })
+}
+
+pub fn known(row: &Row, from: usize) -> Result<KnownOp> {
     Ok(KnownOp {
-        id: row.get(0),
-        doc: doc(row, 1)?,
-        region: region(row, 2)?,
-        position: row.get::<_, i64>(3) as Position,
-        stamp: Stamp::from_i64(row.get(4)),
-        seen: vector(row, 5)?,
-        client: row.get(6),
-        sent: from_hex(row.get(7)).ok_or_else(|| Error::corrupt("an event's content has no `sent`"))?,
+        id: row.get(from),
+        doc: doc(row, from + 1)?,
+        region: region(row, from + 2)?,
+        position: row.get::<_, i64>(from + 3) as Position,
+        stamp: Stamp::from_i64(row.get(from + 4)),
+        seen: vector(row, from + 5)?,
+        client: row.get(from + 6),
+        sent: from_hex(row.get(from + 7)).ok_or_else(|| Error::corrupt("an event's content has no `sent`"))?,
     })
 }
 
@@ -379,9 +427,7 @@ pub fn event(row: &Row) -> Result<Event> {
 /// An event's canonical line, its effect never read.
 pub fn line(row: &Row, db: &DatabaseName) -> Result<(Position, Batch, String)> {
     let (event, effect) = event_and_effect(row)?;
-    let mut line = String::with_capacity(effect.len() + 640);
-    event.write(db, effect, &mut line);
-    Ok((event.position, event.batch, line))
+    Ok((event.position, event.batch, event.line_with(db, effect)))
 }
 
 fn event_and_effect(row: &Row) -> Result<(Event, &str)> {
@@ -410,10 +456,16 @@ fn event_and_effect(row: &Row) -> Result<(Event, &str)> {
 
 /// The content column, as it is written and read.
 pub fn content(event: &Event) -> String {
-    format!("{{\"effect\":{},\"sent\":\"{}\"}}", event.effect.canonical(), to_hex(&event.sent))
+    let mut out = String::from("{\"effect\":");
+    event.effect.write(&mut out);
+    out.push_str(",\"sent\":\"");
+    out.push_str(&to_hex(&event.sent));
+    out.push_str("\"}");
+    out
 }
 
-fn split_content(content: &str) -> Option<(&str, [u8; 32])> {
+/// The effect in it, and `sent`.
+pub fn split_content(content: &str) -> Option<(&str, [u8; 32])> {
     let inner = content.strip_prefix("{\"effect\":")?.strip_suffix("\"}")?;
     let cut = inner.len().checked_sub(64)?;
     let effect = inner.get(..cut)?.strip_suffix(",\"sent\":\"")?;

@@ -1,14 +1,15 @@
 //! The two things that need several statements to belong together: the commit under the head's lock, and a view.
 
-use super::columns::{CopiedColumns, DocumentColumns, EventColumns, HeadColumns, PlaceColumns};
+use super::columns::{CopiedColumns, DocumentColumns, EventColumns, HeadColumns, KeyframeColumns, PlaceColumns};
 use super::connection::{Connection, describe, failed};
-use super::{Advance, Bound, Commit, DatabaseId, Head, Loaded, Locked, Span, Stretch, Touch, View, sql};
+use super::sql::Looked;
+use super::{Advance, Bound, Commit, DatabaseId, Fate, Head, Loaded, Locked, Span, Stretch, Touch, View, sql};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::DocId;
 use crate::journal::Event;
 use crate::project::op::Latest;
-use crate::project::{Copied, Document, Keyframe, Place, state};
+use crate::project::{Copied, Document, Keyframe, Place};
 use crate::vector::Vector;
 use async_trait::async_trait;
 use std::time::Duration;
@@ -33,7 +34,7 @@ impl Transaction {
         docs: &[DocId],
     ) -> Result<(Self, Loaded)> {
         connection.set_clean(false);
-        let loaded = load(&connection, "locking the head", db, Some(begin), sql::HEAD_LOCK, ids, docs).await?;
+        let loaded = load(&connection, db, begin, ids, docs).await?;
         Ok((Self { connection, db, timeout }, loaded))
     }
 
@@ -61,12 +62,8 @@ impl Transaction {
             self.connection.rows("removing keyframes", sql::KEYFRAMES_STALE, &columns.params(&self.db), |_| Ok(())).await?;
         }
         if !commit.keyframes.is_empty() {
-            let columns = PlaceColumns::of(commit.keyframes.iter().map(|(doc, keyframe)| (doc, &keyframe.place)));
-            let latest: Vec<String> = commit.keyframes.iter().map(|(_, keyframe)| state::write_latest(&keyframe.latest)).collect();
-            let states: Vec<&str> = commit.keyframes.iter().map(|(_, keyframe)| keyframe.state.as_str()).collect();
-            let [db, doc, stamp, region, position] = columns.params(&self.db);
-            let params = [db, doc, stamp, region, position, &latest as _, &states as _];
-            self.connection.rows("keeping keyframes", sql::KEYFRAMES_KEEP, &params, |_| Ok(())).await?;
+            let columns = KeyframeColumns::of(commit.keyframes.iter().map(|(doc, keyframe)| (doc, keyframe)));
+            self.connection.rows("keeping keyframes", sql::KEYFRAMES_KEEP, &columns.params(&self.db), |_| Ok(())).await?;
         }
         if !commit.copied.is_empty() {
             let columns = CopiedColumns::of(&commit.copied);
@@ -81,41 +78,39 @@ impl Transaction {
     }
 }
 
-/// What a commit needs to know, read without a lock. The head comes first: where it has not moved when the commit is made, none
-/// of what was read after it had.
+/// What a commit needs to know, read without a lock, in one view: where the head has not moved when the commit is made, none of it
+/// has.
 pub(super) async fn look(connection: &Connection, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<Loaded> {
-    load(connection, "reading what a commit needs", db, None, sql::HEAD, ids, docs).await
+    let docs: Vec<&str> = docs.iter().map(DocId::as_str).collect();
+    let (mut head, mut known, mut documents) = (None, Vec::new(), Vec::new());
+    for looked in connection.rows("reading what a commit needs", &sql::LOOK, &[&db, &ids, &docs], sql::looked).await? {
+        match looked {
+            Looked::Head(found) => head = Some(found),
+            Looked::Known(op) => known.push(op),
+            Looked::Document(document) => documents.push(document),
+        }
+    }
+    Ok(Loaded { head: head.ok_or_else(gone)?, known, documents })
 }
 
-/// Reads the head, then what a commit needs, in one round trip; in a transaction where one is begun.
-async fn load(
-    connection: &Connection,
-    doing: &str,
-    db: DatabaseId,
-    begin: Option<&str>,
-    head: &str,
-    ids: &[Uuid],
-    docs: &[DocId],
-) -> Result<Loaded> {
+/// Begins a transaction, locks the head, then reads what a commit needs as it is after that, in one round trip.
+async fn load(connection: &Connection, db: DatabaseId, begin: &str, ids: &[Uuid], docs: &[DocId]) -> Result<Loaded> {
     let docs: Vec<&str> = docs.iter().map(DocId::as_str).collect();
     let client = connection.client();
     let (head, known, documents) = connection
-        .bounded(doing, async {
-            let (head, known, documents) =
-                tokio::try_join!(client.prepare_cached(head), client.prepare_cached(sql::KNOWN), client.prepare_cached(sql::DOCUMENTS))?;
+        .bounded("locking the head", async {
+            let (head, known, documents) = tokio::try_join!(
+                client.prepare_cached(sql::HEAD_LOCK),
+                client.prepare_cached(sql::KNOWN),
+                client.prepare_cached(sql::DOCUMENTS)
+            )?;
             let head_params: [&(dyn ToSql + Sync); 1] = [&db];
             let known_params: [&(dyn ToSql + Sync); 2] = [&db, &ids];
             let documents_params: [&(dyn ToSql + Sync); 2] = [&db, &docs];
-            let begun = async {
-                match begin {
-                    Some(begin) => client.batch_execute(begin).await,
-                    None => Ok(()),
-                }
-            };
             // The server runs them in this order, each with a snapshot of its own, the later ones after the head was read.
             let (begun, head, known, documents) = tokio::join!(
                 biased;
-                begun,
+                client.batch_execute(begin),
                 client.query(&head, &head_params),
                 client.query(&known, &known_params),
                 client.query(&documents, &documents_params),
@@ -126,15 +121,15 @@ async fn load(
         .await?;
     Ok(Loaded {
         head: sql::head(head.first().ok_or_else(gone)?, 0)?,
-        known: known.iter().map(sql::known).collect::<Result<_>>()?,
+        known: known.iter().map(|row| sql::known(row, 0)).collect::<Result<_>>()?,
         documents: documents.iter().map(sql::document).collect::<Result<_>>()?,
     })
 }
 
 /// Commits in one statement where the head has not moved.
-pub(super) async fn commit_on(connection: &Connection, db: DatabaseId, timeout: Duration, advance: &Advance) -> Result<bool> {
-    let Advance { before, commit } = advance;
-    let columns = EventColumns::of(&commit.events);
+pub(super) async fn commit_on(connection: &Connection, db: DatabaseId, timeout: Duration, advance: &Advance, ids: &[Uuid]) -> Result<Fate> {
+    let Advance { before, commit, .. } = advance;
+    let columns = EventColumns::of(&commit.events, advance.contents());
     let rows = DocumentColumns::of(&commit.documents);
     let client = connection.client();
     let statement = connection.bounded("committing", async { client.prepare_cached(&sql::COMMIT_ON).await }).await?;
@@ -142,7 +137,7 @@ pub(super) async fn commit_on(connection: &Connection, db: DatabaseId, timeout: 
     let [_, events @ ..] = columns.params(&db);
     let [_, documents @ ..] = rows.params(&db);
     let mut params: Vec<&(dyn ToSql + Sync)> = vec![&db, &now.vector, &now.stamp, &now.digest, &now.documents];
-    params.extend([&was.vector as &(dyn ToSql + Sync), &was.stamp, &was.digest, &was.documents]);
+    params.extend([&was.vector as &(dyn ToSql + Sync), &was.stamp, &was.digest, &was.documents, &was.rebuilds, &ids]);
     params.extend(events);
     params.extend(documents);
     if client.is_closed() {
@@ -155,7 +150,15 @@ pub(super) async fn commit_on(connection: &Connection, db: DatabaseId, timeout: 
     match sent.map_err(|_| unknown("no reply in time".into()))? {
         Ok(row) => {
             connection.set_clean(true);
-            Ok(row.get::<_, i64>(0) == 1)
+            Ok(match (row.get(0), row.get(1)) {
+                (true, _) => Fate::Kept,
+                (false, true) => Fate::Known,
+                (false, false) => Fate::Moved,
+            })
+        }
+        Err(error) if error.as_db_error().is_some_and(|refused| refused.constraint() == Some("events_op_is_once_a_journal")) => {
+            connection.set_clean(true);
+            Ok(Fate::Known)
         }
         Err(error) if error.as_db_error().is_some() => Err(failed("committing", error)),
         Err(error) => Err(unknown(describe(&error))),
@@ -163,7 +166,7 @@ pub(super) async fn commit_on(connection: &Connection, db: DatabaseId, timeout: 
 }
 
 /// A place in T as parameters; without one, before everything.
-fn after(place: Option<&Place>) -> (i64, &str, i64) {
+pub(super) fn after(place: Option<&Place>) -> (i64, &str, i64) {
     place.map_or((-1, "", 0), |place| (place.stamp.to_i64(), place.region.as_str(), place.position as i64))
 }
 
@@ -218,7 +221,8 @@ impl Locked for Transaction {
 
     async fn commit(self: Box<Self>, commit: &Commit) -> Result<()> {
         let db = self.db;
-        let columns = EventColumns::of(&commit.events);
+        let contents: Vec<String> = commit.events.iter().map(sql::content).collect();
+        let columns = EventColumns::of(&commit.events, &contents);
         let rows = DocumentColumns::of(&commit.documents);
         let head = &commit.head;
         let client = self.connection.client();
@@ -298,10 +302,6 @@ impl View for Transaction {
         self.connection.rows("reading documents", statement, &[&self.db, &docs], sql::document).await
     }
 
-    async fn list(&mut self, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>> {
-        list(&self.connection, self.db, collection, after, bound).await
-    }
-
     async fn bucket(&mut self, prefix: &[u8], after: Option<&DocId>, bound: Bound) -> Result<Vec<Document>> {
         let (after, length) = (after.map_or("", DocId::as_str), prefix.len() as i32);
         let params: [&(dyn ToSql + Sync); 6] = [&self.db, &after, &prefix, &length, &(bound.rows as i64), &bound.bytes_sql()];
@@ -313,7 +313,30 @@ impl View for Transaction {
     }
 }
 
-/// Present documents in the order of their ids; also outside a view, being one statement.
+/// The head, then present documents in the order of their ids, in one round trip.
+pub(super) async fn snapshot(
+    connection: &Connection,
+    db: DatabaseId,
+    collection: Option<&str>,
+    after: Option<&str>,
+    bound: Bound,
+) -> Result<(Head, Vec<Document>)> {
+    let (low, high) = range(collection, after);
+    let client = connection.client();
+    let (head, rows) = connection
+        .bounded("reading a snapshot", async {
+            let (head, list) = tokio::try_join!(client.prepare_cached(sql::HEAD), client.prepare_cached(sql::LIST))?;
+            let head_params: [&(dyn ToSql + Sync); 1] = [&db];
+            let list_params: [&(dyn ToSql + Sync); 5] = [&db, &low, &high, &(bound.rows as i64), &bound.bytes_sql()];
+            // The server answers in the order in which it is asked.
+            let (head, rows) = tokio::join!(biased; client.query(&head, &head_params), client.query(&list, &list_params));
+            Ok((head?, rows?))
+        })
+        .await?;
+    Ok((sql::head(head.first().ok_or_else(gone)?, 0)?, rows.iter().map(sql::document).collect::<Result<_>>()?))
+}
+
+/// Present documents in the order of their ids.
 pub(super) async fn list(
     connection: &Connection,
     db: DatabaseId,

@@ -20,7 +20,7 @@ async fn every_row_is_measured_and_shown() {
     assert_eq!(code, 0, "{said}");
     let rows: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     let names: Vec<&str> = rows.iter().map(|row| row["row"].as_str().unwrap()).collect();
-    let once = ["B1a", "B1b", "B2", "B3", "B3", "B4", "B5", "B6", "B6", "B7", "B8", "B9", "B9", "B10", "B11", "B12"];
+    let once = ["B1a", "B1b", "B2", "B3", "B3", "B4", "B5", "B5", "B6", "B6", "B7", "B8", "B9", "B9", "B10", "B11", "B12"];
     assert_eq!(names, [&once[..], &["S"; 6]].concat());
     for row in &rows {
         assert!(row["figure"].as_f64().unwrap() >= 0.0, "{row}");

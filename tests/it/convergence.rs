@@ -57,7 +57,7 @@ async fn a_document_that_was_tampered_with_is_found_and_named() {
     us.finish().await;
 }
 
-struct Silent;
+pub struct Silent;
 
 impl tidegate::store::rebuild::Progress for Silent {
     fn begin(&mut self, _: u64) {}

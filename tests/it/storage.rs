@@ -1,7 +1,8 @@
 //! What Postgres is trusted with, and what it is not.
 
-use crate::support::client::put;
-use crate::support::{Process, SUITE, Settings, World, own_postgres, until};
+use crate::convergence::Silent;
+use crate::support::client::{patch, put};
+use crate::support::{Process, Region, SUITE, Settings, World, own_postgres, until};
 use serde_json::json;
 use std::collections::BTreeMap;
 use tidegate::cli::dev::postgres::Postgres;
@@ -145,6 +146,56 @@ async fn a_database_that_is_not_utf8_or_does_not_flush_is_refused() {
     let (code, said) = Process::fail(&settings).await;
     assert!(code != 0 && said.contains("fsync"), "{code}: {said}");
     own.stop().await;
+}
+
+/// How many commits were decided under the database's lock.
+async fn locked(eu: &Region) -> String {
+    let said = eu.client.http.get(format!("{}/metrics", eu.client.url)).send().await.unwrap().text().await.unwrap();
+    said.lines().find_map(|line| line.strip_prefix("tidegate_journal_commits_locked ")).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn plain_writes_need_no_lock_and_what_was_kept_before_is_told_all_the_same() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    let mut sent = Vec::new();
+    for n in 0..100 {
+        let ops = vec![put(&format!("a/{}", n % 7), json!({"n": n})), patch(&format!("a/{}", n % 5), json!({"m": n}))];
+        eu.client.write(ops.clone()).await;
+        sent.push(ops);
+    }
+    assert_eq!(locked(&eu).await, "0");
+    // Alone, among new ones, and among such as are refused.
+    for (n, again) in [(3, vec![]), (50, vec![put("b/1", json!({"n": 1}))]), (99, vec![put("b/2", json!(1)), put("b/3", json!({}))])] {
+        let ops = [again.clone(), sent[n].clone()].concat();
+        let answer = eu.client.batch(json!({ "ops": ops })).await;
+        let statuses: Vec<&str> = answer["results"].as_array().unwrap().iter().map(|result| result["status"].as_str().unwrap()).collect();
+        assert_eq!(statuses[again.len()..], ["duplicate", "duplicate"], "{answer}");
+    }
+    assert_eq!(eu.client.body("a/1").await, json!({"n": 99}));
+    let owner = connect(&eu.settings.owner).await;
+    let events: i64 = owner.query_one("select count(*) from events", &[]).await.unwrap().get(0);
+    assert_eq!(events, 202);
+    eu.finish().await;
+}
+
+#[tokio::test]
+async fn what_a_rebuild_made_again_is_not_decided_on_from_memory() {
+    // Room for hardly anything: what was written last, and not what was written before it.
+    let eu = Region::start(World::alone().settings("eu").await.with("LIMITS_CACHE_BYTES_MAX", "0")).await;
+    eu.client.create("shop").await;
+    for doc in ["a/1", "a/2", "a/3", "a/4"] {
+        eu.client.write(vec![put(doc, json!({"n": 1}))]).await;
+    }
+    let owner = connect(&eu.settings.owner).await;
+    owner.batch_execute("update documents set body = '{\"n\":\"altered\"}' where doc = 'a/1'").await.unwrap();
+    eu.client.write(vec![patch("a/1", json!({"k": 1}))]).await;
+    assert_eq!(eu.client.body("a/1").await, json!({"n": "altered", "k": 1}));
+    tidegate::store::rebuild::rebuild(&eu.settings.owner, &mut Silent).await.unwrap();
+    assert_eq!(eu.client.body("a/1").await, json!({"n": 1, "k": 1}));
+    eu.client.write(vec![patch("a/1", json!({"m": 1}))]).await;
+    assert_eq!(eu.client.body("a/1").await, json!({"n": 1, "k": 1, "m": 1}));
+    eu.finish().await;
 }
 
 /// A document that is written again, and the head, which every commit moves, stay in their pages: no index is touched.

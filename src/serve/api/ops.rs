@@ -17,6 +17,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,17 +94,17 @@ async fn wait_for_what_was_seen(context: &Context, database: &Database, batch: &
 }
 
 fn count(context: &Context, outcome: &Outcome) {
-    let mut counts = [("applied", 0), ("duplicate", 0), ("rejected", 0), ("not-applied", 0)];
+    let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
     for verdict in &outcome.verdicts {
-        let at = match verdict {
-            Verdict::Applied { .. } => 0,
-            Verdict::Duplicate { .. } => 1,
-            Verdict::Rejected { .. } => 2,
-            Verdict::NotApplied { .. } => 3,
+        let verdict = match verdict {
+            Verdict::Applied { .. } => "applied",
+            Verdict::Duplicate { .. } => "duplicate",
+            Verdict::Rejected { .. } => "rejected",
+            Verdict::NotApplied { .. } => "not-applied",
         };
-        counts[at].1 += 1;
+        *counts.entry(verdict).or_default() += 1;
     }
-    for (verdict, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+    for (verdict, count) in counts {
         context.gateway.metrics.ops.get_or_create(&ByVerdict { verdict }).inc_by(count);
     }
 }

@@ -6,6 +6,7 @@ use super::{Common, Measured};
 use crate::cli::remote;
 use crate::error::{Error, Kind, Result};
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use hyper::Method;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -26,6 +27,9 @@ pub struct Arguments {
 pub struct SnapshotArguments {
     #[command(flatten)]
     common: Common,
+    /// Ask for page after page, rather than for one stream
+    #[arg(long)]
+    pages: bool,
 }
 
 pub async fn run(arguments: Arguments) -> Result<Measured> {
@@ -75,14 +79,59 @@ struct Page<'a> {
 }
 
 pub async fn snapshot(arguments: SnapshotArguments) -> Result<Measured> {
-    let common = arguments.common;
+    let SnapshotArguments { common, pages } = arguments;
     let target = common.target()?;
     let started = Instant::now();
     let (mut rows, mut latencies) = (0, Vec::new());
     for db in &common.db {
-        rows += all(&target, remote::database(db)?.as_str(), "&body=true", &mut latencies).await?.0;
+        let db = remote::database(db)?;
+        rows += match pages {
+            true => all(&target, db.as_str(), "&body=true", &mut latencies).await?.0,
+            false => stream(&target, db.as_str(), &mut latencies).await?,
+        };
     }
     Ok(Measured::new(rows, started.elapsed(), &mut latencies))
+}
+
+#[derive(Deserialize)]
+struct Row<'a> {
+    doc: &'a str,
+    #[serde(borrow)]
+    body: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Told {
+    heartbeat: Beat,
+}
+
+#[derive(Deserialize)]
+struct Beat {
+    pending: u64,
+}
+
+/// All that is there, with bodies, in one stream; how many rows, up to the heartbeat which says that there are no more.
+async fn stream(target: &Arc<Target>, db: &str, latencies: &mut Vec<Duration>) -> Result<u64> {
+    let started = Instant::now();
+    let mut feed = Connection::open(target).await?.follow(&format!("/v1/dbs/{db}/changes?feed=ndjson&limit=1000&body=true")).await?;
+    let unreadable = |error| Error::because(Kind::Internal, "reading the stream", error);
+    let (mut rows, mut rest) = (0, Vec::new());
+    while let Some(frame) = feed.frame().await {
+        let frame = frame.map_err(|error| Error::because(Kind::Unavailable, "reading the stream", error))?;
+        rest.extend_from_slice(frame.data_ref().map_or(&[][..], Bytes::as_ref));
+        let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else { continue };
+        for line in rest[..end].split(|byte| *byte == b'\n') {
+            if line.starts_with(b"{\"doc\":") {
+                let row: Row<'_> = serde_json::from_slice(line).map_err(unreadable)?;
+                rows += u64::from(!row.doc.is_empty() && row.body.get().starts_with('{'));
+            } else if serde_json::from_slice::<Told>(line).map_err(unreadable)?.heartbeat.pending == 0 {
+                latencies.push(started.elapsed());
+                return Ok(rows);
+            }
+        }
+        rest.drain(..=end);
+    }
+    Err(Error::new(Kind::Unavailable, "the stream ended"))
 }
 
 /// From nothing to the head, with the parameters given: how many rows, and the cursor there.
