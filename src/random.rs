@@ -32,6 +32,11 @@ impl Random {
         }
     }
 
+    /// 64 bits of them.
+    pub fn number(&self) -> i64 {
+        Uuid::from_bytes(self.bytes()).as_u64_pair().1 as i64
+    }
+
     pub fn uuid(&self) -> Uuid {
         uuid::Builder::from_random_bytes(self.bytes()).into_uuid()
     }

@@ -172,7 +172,7 @@ impl Parts {
         }
         let decided = work.finish();
         let plain = decided.refolds.is_empty() && decided.commit.is_plain();
-        let advance = Advance::new(loaded.head, decided.commit);
+        let advance = self.advance(loaded.head, decided.commit);
         Ok(plain.then_some(Decision { advance, outcomes, unasked: Vec::new() }))
     }
 
@@ -192,7 +192,8 @@ impl Parts {
     async fn recall(&self, flying: &[Arc<Advance>], ids: &[Uuid], docs: &[DocId]) -> Result<Option<Loaded>> {
         let Some(Recalled { head, documents, mut missing }) = self.cache.recall(docs) else { return Ok(None) };
         let mut loaded = Loaded { head, known: Vec::new(), documents };
-        if !loaded.head.vector.covers(&self.head.borrow().vector) || !lay_all_over(flying, &mut loaded, ids, docs) {
+        // Laid over first: of what is on its way there others may have heard before us.
+        if !lay_all_over(flying, &mut loaded, ids, docs) || !loaded.head.vector.covers(&self.head.borrow().vector) {
             self.cache.forget();
             return Ok(None);
         }
@@ -223,6 +224,14 @@ impl Parts {
             return Ok(if stands { Fate::Kept } else { Fate::Moved });
         }
         self.store.commit_on(self.db, decision, unasked).await
+    }
+
+    /// What was decided on a head; what it leaves, where anything is written, is a head like no other.
+    pub fn advance(&self, before: Head, mut commit: Commit) -> Advance {
+        if !commit.events.is_empty() {
+            commit.head.mark = self.random.number();
+        }
+        Advance::new(before, commit)
     }
 
     pub fn context(&self, now: crate::clock::Millis) -> Context<'_> {

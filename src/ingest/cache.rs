@@ -18,7 +18,7 @@ use tokio::time::Instant;
 const KEPT_FOR: Duration = Duration::from_secs(10);
 
 /// About what a document takes beside its body, bytes.
-const DOCUMENT_BYTES: usize = 400;
+const DOCUMENT_BYTES: usize = 300;
 
 /// What the databases of a process keep together; each that keeps anything has an equal share.
 pub struct Room {
@@ -42,8 +42,9 @@ struct Kept {
     /// `None`: there never was such a document.
     young: HashMap<DocId, Option<Document>>,
     old: HashMap<DocId, Option<Document>>,
-    /// About how many bytes the young ones take.
+    /// About how many bytes each of them take.
     bytes: usize,
+    old_bytes: usize,
     used: Instant,
     _place: Place,
 }
@@ -65,9 +66,9 @@ impl Room {
         Self { bytes_max, databases: AtomicUsize::new(0) }
     }
 
-    /// Bytes of one database's young documents; as many again may be old.
-    fn young_bytes_max(&self) -> usize {
-        self.bytes_max / 2 / self.databases.load(Ordering::Relaxed).max(1)
+    /// Bytes of one database's documents; half of them are young at most.
+    fn share(&self) -> usize {
+        self.bytes_max / self.databases.load(Ordering::Relaxed).max(1)
     }
 }
 
@@ -124,6 +125,9 @@ impl Cache {
     pub fn advance(&self, advance: &Advance) {
         let mut guard = self.kept();
         let Some(kept) = guard.as_mut() else { return };
+        if kept.head == advance.commit.head {
+            return; // read after it was committed, and before we were told
+        }
         if kept.head != advance.before {
             *guard = None; // another gateway wrote between
             return;
@@ -155,36 +159,46 @@ impl Cache {
 
 impl Kept {
     fn new(head: Head, room: &Arc<Room>) -> Self {
-        Self { head, young: HashMap::new(), old: HashMap::new(), bytes: 0, used: Instant::now(), _place: Place::new(room) }
+        Self { head, young: HashMap::new(), old: HashMap::new(), bytes: 0, old_bytes: 0, used: Instant::now(), _place: Place::new(room) }
     }
 
     fn find(&mut self, doc: &DocId) -> Option<&Option<Document>> {
-        if let Some((doc, document)) = self.old.remove_entry(doc) {
-            self.put(&doc, document);
+        if let Some(document) = self.take_old(doc) {
+            self.put(doc, document);
         }
         self.young.get(doc)
     }
 
     fn put(&mut self, doc: &DocId, document: Option<Document>) {
-        self.old.remove(doc);
-        self.bytes += bytes(document.as_ref());
+        self.take_old(doc);
+        self.bytes += bytes(doc, document.as_ref());
         if let Some(before) = self.young.insert(doc.clone(), document) {
-            self.bytes -= bytes(before.as_ref());
+            self.bytes -= bytes(doc, before.as_ref());
         }
     }
 
+    fn take_old(&mut self, doc: &DocId) -> Option<Option<Document>> {
+        let document = self.old.remove(doc)?;
+        self.old_bytes -= bytes(doc, document.as_ref());
+        Some(document)
+    }
+
     fn make_room(&mut self, room: &Room) {
-        if self.bytes > room.young_bytes_max() {
-            self.old = std::mem::take(&mut self.young);
-            self.bytes = 0;
+        let share = room.share();
+        if self.bytes > share / 2 {
+            (self.old, self.old_bytes) = (std::mem::take(&mut self.young), std::mem::take(&mut self.bytes));
+        }
+        // One group alone may pass it, and so may what was kept while there was more room.
+        if self.bytes + self.old_bytes > share {
+            (self.old, self.old_bytes) = (HashMap::new(), 0);
         }
     }
 }
 
-fn bytes(document: Option<&Document>) -> usize {
+fn bytes(doc: &DocId, document: Option<&Document>) -> usize {
     let body = document.and_then(|document| document.body.as_ref()).map_or(0, |body| body.len());
-    let conflicts = document.map_or(0, |document| document.conflicts.len());
-    DOCUMENT_BYTES + body + conflicts * 256
+    let (regions, conflicts) = document.map_or((0, 0), |document| (document.version.len(), document.conflicts.len()));
+    DOCUMENT_BYTES + 2 * doc.as_str().len() + body + regions * 64 + conflicts * 256
 }
 
 #[cfg(test)]

@@ -64,10 +64,10 @@ fn what_is_asked_for_stays_and_the_rest_goes_where_room_is_short() {
         (0..1000).filter(|n| cache.kept().as_mut().unwrap().find(&doc(*n)).is_some()).count()
     };
     let alone = fill(&cache);
-    assert!((20..=41).contains(&alone), "{alone}");
+    assert!((15..=41).contains(&alone), "{alone}");
     let neighbour = Cache::new(room.clone());
     let shared = fill(&neighbour);
-    assert!((10..=21).contains(&shared), "{shared}");
+    assert!((7..=21).contains(&shared), "{shared}");
     neighbour.forget();
     assert_eq!(room.databases.load(Ordering::Relaxed), 1);
 }

@@ -352,7 +352,7 @@ impl Parts {
                 return Err(error);
             }
         };
-        let decision = Advance::new(loaded.head, decided.commit);
+        let decision = self.advance(loaded.head, decided.commit);
         if decision.commit.events.is_empty() {
             locked.release().await;
             return Ok((outcomes, decision));

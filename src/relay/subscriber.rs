@@ -12,7 +12,6 @@ use crate::vector::Vector;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 pub struct Subscriber {
     gateway: Arc<Gateway>,
@@ -25,8 +24,6 @@ pub struct Subscriber {
     at_head: bool,
     /// The last page did not move it, though the head is elsewhere.
     stuck: bool,
-    /// The next page of a snapshot, where it was asked for ahead; dropped, it is read no further.
-    ahead: JoinSet<Result<Page>>,
 }
 
 /// Where a subscriber stands.
@@ -95,7 +92,7 @@ impl Subscriber {
         let wanted = since.as_ref().map(|since| since.vector.clone()).unwrap_or_default();
         let place = Place { database: database.clone(), since, wanted, read: None };
         let (gateway, filter) = (gateway.clone(), Arc::new(filter));
-        Self { gateway, place, filter, extent, bodies, heads, at_head: false, stuck: false, ahead: JoinSet::new() }
+        Self { gateway, place, filter, extent, bodies, heads, at_head: false, stuck: false }
     }
 
     pub fn wants_bodies(&self) -> bool {
@@ -104,22 +101,7 @@ impl Subscriber {
 
     /// What the next page may hold in memory while it is read and written, bytes; little where it is read for many at once.
     pub fn page_bytes(&self) -> usize {
-        match (self.at_head, self.ahead.is_empty()) {
-            (true, _) => 0,
-            (_, true) => 2 * self.extent.bytes,
-            (_, false) => 3 * self.extent.bytes,
-        }
-    }
-
-    /// Begins to read the next page of a snapshot, while its reader is given the one before.
-    pub fn read_ahead(&mut self) {
-        if let Some(since) = self.place.since.clone().filter(|since| since.snapshot.is_some())
-            && self.ahead.is_empty()
-        {
-            let (gateway, db, filter) = (self.gateway.clone(), self.place.database.id, self.filter.clone());
-            let (extent, bodies) = (self.extent, self.bodies);
-            self.ahead.spawn(async move { feed::page(&*gateway.store, db, Some(&since), &filter, extent, bodies).await });
-        }
+        if self.at_head { 0 } else { 2 * self.extent.bytes }
     }
 
     /// Reads the next page and moves on to its end. `None`: there is nothing to move on to, as far as is known here.
@@ -134,10 +116,7 @@ impl Subscriber {
             }
             Some(since) if self.at_head => (database.live.page(store, database, &since.vector).await?, Some(self.filter.clone())),
             since => {
-                let page = match self.ahead.join_next().await {
-                    Some(Ok(read)) => read?,
-                    _ => feed::next(store, database, since.as_ref(), &self.filter, self.extent, self.bodies).await?,
-                };
+                let page = feed::next(store, database, since.as_ref(), &self.filter, self.extent, self.bodies).await?;
                 (Arc::new(page), None)
             }
         };

@@ -87,13 +87,13 @@ pub struct HeadColumns {
     pub stamp: i64,
     pub digest: Vec<u8>,
     pub documents: i64,
-    pub rebuilds: i64,
+    pub mark: i64,
 }
 
 impl HeadColumns {
     pub fn of(head: &Head) -> Self {
         let (vector, stamp, digest) = (head.vector.to_string(), head.stamp.to_i64(), head.digest.to_bytes().to_vec());
-        Self { vector, stamp, digest, documents: head.documents as i64, rebuilds: head.rebuilds }
+        Self { vector, stamp, digest, documents: head.documents as i64, mark: head.mark }
     }
 }
 

@@ -44,8 +44,9 @@ pub struct Head {
     pub digest: Digest,
     /// Documents that are there.
     pub documents: u64,
-    /// How often all documents were made again: what was decided on those from before does not hold.
-    pub rebuilds: i64,
+    /// Drawn anew by every commit, and where all documents are made again: two heads may have all else in common, where two
+    /// gateways did the same at the same time, and not be the same.
+    pub mark: i64,
 }
 
 /// An event that carries an op id we are asked about.
@@ -313,7 +314,7 @@ pub trait Locked: Send {
     /// Documents by id; those that exist.
     async fn documents(&mut self, docs: &[DocId]) -> Result<Vec<Document>>;
 
-    /// Some events of a document, in T order; empty where there are no more.
+    /// Some events of a document, in T order, about as many as the bound says; empty where there are no more.
     async fn past(&mut self, stretch: &Stretch<'_>, bound: Bound) -> Result<Vec<Event>>;
 
     /// The last keyframe of a document, before a place in T where one is given.

@@ -14,6 +14,7 @@ use super::{DatabaseId, migrate, sql, transaction};
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId};
 use crate::project::{Copied, Digest, Document};
+use crate::random::Random;
 use crate::vector::Vector;
 use making::{Made, Making};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -263,8 +264,8 @@ async fn swap(client: &Client, databases: &mut BTreeMap<DatabaseId, Database>, p
         }
         // What a gateway has in memory of the old ones, or has decided on them, does not hold any more.
         let (digest, present) = (database.fresh.digest.to_bytes(), database.fresh.present as i64);
-        let update = "update heads set digest = $2, documents = $3, rebuilds = rebuilds + 1 where database = $1";
-        client.execute(update, &[&id, &&digest[..], &present]).await.map_err(fail)?;
+        let update = "update heads set digest = $2, documents = $3, mark = $4 where database = $1";
+        client.execute(update, &[&id, &&digest[..], &present, &Random::system().number()]).await.map_err(fail)?;
         report.databases += 1;
         report.documents += database.fresh.documents;
     }

@@ -25,7 +25,7 @@ const KEPT_FOR: Duration = Duration::from_secs(2);
 pub const BYTES_MAX: usize = 16 << 20;
 
 /// About what an event and the row it makes take beside their values, bytes.
-const EVENT_BYTES: usize = 1408;
+const EVENT_BYTES: usize = 1024;
 
 /// Bytes that are kept by all databases of a process; also those that somebody still reads.
 #[derive(Default)]
@@ -159,7 +159,8 @@ impl Entry {
         let commit = &advance.commit;
         let bodies = commit.documents.iter().filter_map(|document| document.body.as_ref()).map(|body| body.len());
         let effects = commit.events.iter().map(|event| EVENT_BYTES + effect_bytes(&event.effect));
-        let bytes = bodies.sum::<usize>() + effects.sum::<usize>();
+        let contents: usize = advance.contents().iter().map(String::len).sum();
+        let bytes = bodies.sum::<usize>() + effects.sum::<usize>() + contents;
         kept.0.fetch_add(bytes, Ordering::Relaxed);
         Self { advance, since: Instant::now(), bytes, by_doc: OnceLock::new(), kept }
     }

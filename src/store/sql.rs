@@ -14,18 +14,18 @@ use std::sync::{Arc, LazyLock};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-pub const DATABASES: &str = "select d.id, d.name, h.vector, h.stamp, h.digest, h.documents, h.rebuilds from databases d join heads h on h.database = d.id order by d.name";
+pub const DATABASES: &str = "select d.id, d.name, h.vector, h.stamp, h.digest, h.documents, h.mark from databases d join heads h on h.database = d.id order by d.name";
 
 pub const CREATE_DATABASE: &str = "with made as (insert into databases (name) values ($1) on conflict (name) do nothing returning id)
     insert into heads (database) select id from made";
 
 pub const DATABASE_ID: &str = "select d.id from databases d join heads h on h.database = d.id where d.name = $1";
 
-pub const HEAD: &str = "select vector, stamp, digest, documents, rebuilds from heads where database = $1";
+pub const HEAD: &str = "select vector, stamp, digest, documents, mark from heads where database = $1";
 
-pub const HEAD_LOCK: &str = "select vector, stamp, digest, documents, rebuilds from heads where database = $1 for update";
+pub const HEAD_LOCK: &str = "select vector, stamp, digest, documents, mark from heads where database = $1 for update";
 
-pub const HEAD_MOVE: &str = "update heads set vector = $2, stamp = $3, digest = $4, documents = $5 where database = $1";
+pub const HEAD_MOVE: &str = "update heads set vector = $2, stamp = $3, digest = $4, documents = $5, mark = $6 where database = $1";
 
 // Look-ups by many keys go key by key (`lateral … offset 0` keeps the planner from turning them round). Written as
 // `= any`, a plan made while a table is new scans all of the database and stays, since a prepared plan is made once.
@@ -51,7 +51,7 @@ pub static LOOK: LazyLock<String> = LazyLock::new(|| {
     let nulls = |columns: usize| vec!["null"; columns].join(", ");
     let documents = DOCUMENTS.replace("$2::text[]", "$3::text[]");
     format!(
-        "select 0, vector, stamp, digest, documents, rebuilds, null::uuid, null, null, null::int8, null::int8, null, null::uuid, null,
+        "select 0, vector, stamp, digest, documents, mark, null::uuid, null, null, null::int8, null::int8, null, null::uuid, null,
              null, null, null::int8, null, null, null::int8
          from heads where database = (select $1::int4)
          union all select 1, {}, k.*, {} from ({KNOWN}) as k
@@ -118,11 +118,13 @@ pub fn past() -> String {
     bounded(page, "stamp, region, position", "$8")
 }
 
-/// The same of one client.
+/// The same of one client; also all that share the last one's stamp, by which alone its index orders them. Said in terms of that
+/// index: where few are expected of a document, another looks as good, and reads all of its past for those of one client.
 pub fn past_of_client() -> String {
     let page = "select * from events
-        where database = (select $1::int4) and doc = $2 and client = $9 and (stamp, region, position) > ($3, $4, $5) and stamp <= $6
-        order by stamp, region, position limit $7";
+        where database = (select $1::int4) and doc = $2 and (client, stamp) >= ($9, $3) and (client, stamp) <= ($9, $6)
+            and (stamp > $3 or (region, position) > ($4, $5))
+        order by client, stamp fetch first $7 rows with ties";
     bounded(page, "stamp, region, position", "$8")
 }
 
@@ -248,21 +250,21 @@ pub static KEEP: LazyLock<String> = LazyLock::new(|| keep_rows("$1::int4", "", 2
 pub static COMMIT_ON: LazyLock<String> = LazyLock::new(|| {
     format!(
         "with locked as materialized (
-             select vector, stamp, digest, documents, rebuilds from heads where database = $1::int4 for update
+             select vector, stamp, digest, documents, mark from heads where database = $1::int4 for update
          ), known as materialized (
              select exists (
-                 select from (select $11::uuid[] as ids offset 0) as asked cross join lateral unnest(asked.ids) as wanted(id)
+                 select from (select $12::uuid[] as ids offset 0) as asked cross join lateral unnest(asked.ids) as wanted(id)
                  cross join lateral (select from events where database = (select $1::int4) and id = wanted.id offset 0) as e
              ) as found
          ), moved as (
-             update heads set vector = $2, stamp = $3, digest = $4, documents = $5 from locked cross join known
-             where heads.database = $1::int4 and not known.found and locked.vector = $6 and locked.stamp = $7
-                 and locked.digest = $8 and locked.documents = $9 and locked.rebuilds = $10
+             update heads set vector = $2, stamp = $3, digest = $4, documents = $5, mark = $6 from locked cross join known
+             where heads.database = $1::int4 and not known.found and locked.vector = $7 and locked.stamp = $8
+                 and locked.digest = $9 and locked.documents = $10 and locked.mark = $11
              returning heads.database
          ), appended as ({}), kept as ({})
          select (select count(*) from moved) > 0, found from known",
-        append_rows("moved.database", "moved cross join ", 12),
-        keep_rows("moved.database", "moved cross join ", 12 + EVENT_ARRAYS.len()),
+        append_rows("moved.database", "moved cross join ", 13),
+        keep_rows("moved.database", "moved cross join ", 13 + EVENT_ARRAYS.len()),
     )
 });
 
@@ -318,7 +320,7 @@ pub fn head(row: &Row, from: usize) -> Result<Head> {
             row.get::<_, &[u8]>(from + 2).try_into().map_err(|_| Error::corrupt("a head's digest has not 32 bytes"))?,
         ),
         documents: row.get::<_, i64>(from + 3).max(0) as u64,
-        rebuilds: row.get(from + 4),
+        mark: row.get(from + 4),
     })
 }
 

@@ -136,8 +136,8 @@ pub(super) async fn commit_on(connection: &Connection, db: DatabaseId, timeout: 
     let (now, was) = (HeadColumns::of(&commit.head), HeadColumns::of(before));
     let [_, events @ ..] = columns.params(&db);
     let [_, documents @ ..] = rows.params(&db);
-    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&db, &now.vector, &now.stamp, &now.digest, &now.documents];
-    params.extend([&was.vector as &(dyn ToSql + Sync), &was.stamp, &was.digest, &was.documents, &was.rebuilds, &ids]);
+    let mut params: Vec<&(dyn ToSql + Sync)> = vec![&db, &now.vector, &now.stamp, &now.digest, &now.documents, &now.mark];
+    params.extend([&was.vector as &(dyn ToSql + Sync), &was.stamp, &was.digest, &was.documents, &was.mark, &ids]);
     params.extend(events);
     params.extend(documents);
     if client.is_closed() {
@@ -241,7 +241,7 @@ impl Locked for Transaction {
         let append_params = columns.params(&db);
         let keep_params = rows.params(&db);
         let head = HeadColumns::of(head);
-        let head_params: [&(dyn ToSql + Sync); 5] = [&db, &head.vector, &head.stamp, &head.digest, &head.documents];
+        let head_params: [&(dyn ToSql + Sync); 6] = [&db, &head.vector, &head.stamp, &head.digest, &head.documents, &head.mark];
         if client.is_closed() {
             return Err(Error::new(Kind::Unavailable, "the connection ended before the commit was sent"));
         }

@@ -182,7 +182,7 @@ async fn plain_writes_need_no_lock_and_what_was_kept_before_is_told_all_the_same
 #[tokio::test]
 async fn what_a_rebuild_made_again_is_not_decided_on_from_memory() {
     // Room for hardly anything: what was written last, and not what was written before it.
-    let eu = Region::start(World::alone().settings("eu").await.with("LIMITS_CACHE_BYTES_MAX", "0")).await;
+    let eu = Region::start(World::alone().settings("eu").await.with("LIMITS_CACHE_BYTES_MAX", "1000")).await;
     eu.client.create("shop").await;
     for doc in ["a/1", "a/2", "a/3", "a/4"] {
         eu.client.write(vec![put(doc, json!({"n": 1}))]).await;

@@ -113,7 +113,6 @@ async fn read(subscriber: &mut Subscriber, form: Form, outlet: &Outlet, beats: &
         let room = outlet.room(booked).await?;
         let step = subscriber.next().await.map_err(Cut::Failed)?;
         let Some(step) = step else { return Ok::<_, Cut>(None) };
-        subscriber.read_ahead();
         // A page that was read for many is written for each: one after the other, as far as there is room.
         let bodies = subscriber.wants_bodies();
         // A commit that cannot be divided may need more than a page does. Given back first: who waits holds nothing.
