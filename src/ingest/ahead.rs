@@ -3,10 +3,11 @@
 //!     recall or look, decide → commit on the head it was decided on
 //!                              recall or look, decide on top of that → commit on the head that the first leaves …
 //!
-//! What is in memory is not looked up; whether ops are known already is then asked by the commit itself. Nothing is locked meanwhile: a commit names the head it was decided on, and the store keeps it only where that has not
-//! moved. One may be sent before the one below it has landed: it waits for the lock, and finds the head it names, or is not kept.
-//! Where the head has moved, since another gateway wrote, or where the group before was not kept, or a document's past must be
-//! read, a group is decided once more under the lock.
+//! What is in memory is not looked up; whether ops are known already is then asked by the commit itself. Nothing is locked
+//! meanwhile: a commit names the head it was decided on, and the store keeps it only where that has not moved. One may be sent
+//! before the one below it has landed: it waits for the lock, and finds the head it names, or is not kept. Where the head has
+//! moved, since another gateway wrote, or where the group before was not kept, or a document's past must be read, a group is
+//! decided once more under the lock.
 
 use super::cache::Recalled;
 use super::commit::{Parts, Queue};
@@ -44,7 +45,7 @@ pub struct Decision {
 
 impl Decision {
     pub fn writes(&self) -> bool {
-        !self.advance.commit.events.is_empty()
+        self.advance.commit.writes()
     }
 }
 
@@ -127,7 +128,7 @@ async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Advance>, unasked: Vec<
             group.answer(outcomes, &commit.head);
             Landing::Kept
         }
-        Ok(Fate::Moved) => Landing::Again { group, moved: (!commit.events.is_empty()).then(|| decision.before.clone()) },
+        Ok(Fate::Moved) => Landing::Again { group, moved: commit.writes().then(|| decision.before.clone()) },
         Ok(Fate::Known) => {
             parts.cache.distrust();
             Landing::Again { group, moved: None }
@@ -218,7 +219,7 @@ impl Parts {
 
     /// Commits what was decided, where nothing else was written since and none of the ops is known.
     pub async fn keep(&self, decision: &Advance, unasked: &[Uuid]) -> Result<Fate> {
-        if decision.commit.events.is_empty() {
+        if !decision.commit.writes() {
             // What was read belongs together only if nothing was written meanwhile; here no commit finds that out.
             let stands = self.store.head(self.db).await? == decision.before;
             return Ok(if stands { Fate::Kept } else { Fate::Moved });
@@ -228,7 +229,7 @@ impl Parts {
 
     /// What was decided on a head; what it leaves, where anything is written, is a head like no other.
     pub fn advance(&self, before: Head, mut commit: Commit) -> Advance {
-        if !commit.events.is_empty() {
+        if commit.writes() {
             commit.head.mark = self.random.number();
         }
         Advance::new(before, commit)

@@ -319,7 +319,7 @@ impl Parts {
             match self.attempt(queue, group).await {
                 Ok((outcomes, decision)) => {
                     let decision = Arc::new(decision);
-                    queue.locked.fetch_add(u64::from(!decision.commit.events.is_empty()), Ordering::Relaxed);
+                    queue.locked.fetch_add(u64::from(decision.commit.writes()), Ordering::Relaxed);
                     self.kept(queue, &decision);
                     return Ok((outcomes, decision));
                 }
@@ -353,7 +353,7 @@ impl Parts {
             }
         };
         let decision = self.advance(loaded.head, decided.commit);
-        if decision.commit.events.is_empty() {
+        if !decision.commit.writes() {
             locked.release().await;
             return Ok((outcomes, decision));
         }
@@ -366,7 +366,7 @@ impl Parts {
 
     /// Tells whoever follows of what is kept, if anything was written.
     pub fn kept(&self, queue: &Queue, decision: &Arc<Advance>) {
-        if !decision.commit.events.is_empty() {
+        if decision.commit.writes() {
             queue.commits.fetch_add(1, Ordering::Relaxed);
             queue.events.fetch_add(decision.commit.events.len() as u64, Ordering::Relaxed);
             self.cache.advance(decision);

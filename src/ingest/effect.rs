@@ -2,11 +2,10 @@
 
 use super::batch::Action;
 use super::schema::Definition;
-use crate::journal::effect::leaves;
+use crate::journal::effect::{leaves, leaves_below};
 use crate::journal::{Effect, Pointer};
 use crate::json::{Object, Value};
 use crate::problem::{Problem, ProblemKind};
-use crate::project::body;
 use crate::project::leaf::{Rule, join_members, plus};
 use std::collections::HashSet;
 
@@ -153,53 +152,37 @@ fn difference(value: &Value, seen: Place<'_>, here: Place<'_>) -> Option<Differe
 /// The leaves that differ are set, those that are gone dropped, nothing else is touched.
 fn put(seen: Option<&Object>, value: &Object) -> Effect {
     let mut effect = Effect::default();
-    let empty = Object::new();
-    let old = seen.unwrap_or(&empty);
-    let new = leaves(value);
-    if seen.is_none() && new.is_empty() {
+    if seen.is_none() && value.is_empty() {
         effect.set.push((Pointer::root(), Value::Object(Object::new())));
     }
-    for (pointer, _) in leaves(old) {
-        match covering(value, &pointer) {
-            Cover::Stays => {}
-            Cover::Gone => effect.drop.push(pointer),
-            // `{}` only asks for an object: what was below it goes with a drop there.
-            Cover::Emptied(above) if effect.drop.last() != Some(&above) => effect.drop.push(above),
-            Cover::Emptied(_) => {}
-        }
-    }
-    for (pointer, leaf) in new {
-        if body::get(old, &pointer) != Some(leaf) {
-            effect.set.push((pointer, leaf.clone()));
-        }
-    }
+    differ(&Pointer::root(), seen, value, &mut effect);
     effect
 }
 
-/// What becomes of an old leaf in a new value.
-enum Cover {
-    /// Something stands there, below it, or, as a value of its own, above it: a set says the rest.
-    Stays,
-    Gone,
-    /// An empty object stands above it.
-    Emptied(Pointer),
-}
-
-fn covering(value: &Object, pointer: &Pointer) -> Cover {
-    let mut object = value;
-    let mut here = Pointer::root();
-    let mut names = pointer.names().peekable();
-    while let Some(name) = names.next() {
-        here = here.child(&name);
-        match object.get(&name) {
-            None => return Cover::Gone,
-            Some(_) if names.peek().is_none() => return Cover::Stays,
-            Some(Value::Object(inner)) if inner.is_empty() => return Cover::Emptied(here),
-            Some(Value::Object(inner)) => object = inner,
-            Some(_) => return Cover::Stays,
+fn differ(at: &Pointer, old: Option<&Object>, new: &Object, effect: &mut Effect) {
+    for (name, before) in old.into_iter().flat_map(Object::iter) {
+        match (before, new.get(name)) {
+            (Value::Object(before), None) if !before.is_empty() => {
+                effect.drop.extend(leaves_below(&at.child(name), before).into_iter().map(|(leaf, _)| leaf))
+            }
+            (_, None) => effect.drop.push(at.child(name)),
+            // `{}` only asks for an object: what was below it goes with a drop there.
+            (Value::Object(before), Some(Value::Object(after))) if after.is_empty() && !before.is_empty() => {
+                effect.drop.push(at.child(name))
+            }
+            // Something stands there, or below it, or is a value of its own: a set says the rest.
+            _ => {}
         }
     }
-    Cover::Stays
+    for (name, after) in new.iter() {
+        match (old.and_then(|old| old.get(name)), after) {
+            (before, Value::Object(after)) if !after.is_empty() => {
+                differ(&at.child(name), before.and_then(Value::as_object), after, effect)
+            }
+            (before, leaf) if before != Some(leaf) => effect.set.push((at.child(name), leaf.clone())),
+            _ => {}
+        }
+    }
 }
 
 /// Null drops the field; anything else that is no object with members is set.
@@ -254,4 +237,48 @@ pub fn check(action: &Action, here: Option<&Object>) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::parse;
+    use crate::project::body::apply;
+
+    #[test]
+    fn a_put_leaves_what_was_put_whatever_was_there_and_touches_only_what_differs() {
+        let bodies: Vec<Object> = [
+            "{}",
+            r#"{"a":1}"#,
+            r#"{"a":2,"b":[1,{"c":2}]}"#,
+            r#"{"a":{}}"#,
+            r#"{"a":{"b":{}}}"#,
+            r#"{"a":{"b":1}}"#,
+            r#"{"a":{"b":1,"c":{"d":null}}}"#,
+            r#"{"a":{"b":{"c":1},"x":2},"z":"text"}"#,
+            r#"{"a":[],"a/b":{"~":1},"":{"":0}}"#,
+            r#"{"a":null}"#,
+            r#"{"a":{"c":{"d":{"e":1}}}}"#,
+        ]
+        .iter()
+        .map(|text| parse(text).unwrap().as_object().unwrap().clone())
+        .collect();
+        for new in &bodies {
+            let mut body = None;
+            apply(&mut body, &put(None, new)).unwrap();
+            assert_eq!(body.as_ref(), Some(new));
+            for old in &bodies {
+                let effect = put(Some(old), new);
+                let mut body = Some(old.clone());
+                apply(&mut body, &effect).unwrap();
+                assert_eq!(body.as_ref(), Some(new), "{old:?} → {effect:?}");
+                assert_eq!(effect == Effect::default(), old == new);
+                let kept = leaves(old).into_iter().filter(|leaf| leaves(new).contains(leaf));
+                for (pointer, _) in kept {
+                    let touched = effect.pointers().into_iter().any(|at| at == pointer || at.is_above(&pointer));
+                    assert!(!touched, "{old:?} → {new:?} touches {pointer}");
+                }
+            }
+        }
+    }
 }

@@ -170,6 +170,11 @@ fn write_array(members: &[Value], out: &mut String) {
 
 /// The leaves of a value as `(pointer, leaf)`, in member order; an object with members is no leaf.
 pub fn leaves(value: &Object) -> Vec<(Pointer, &Value)> {
+    leaves_below(&Pointer::root(), value)
+}
+
+/// The same of an object that stands at a place.
+pub fn leaves_below<'a>(at: &Pointer, object: &'a Object) -> Vec<(Pointer, &'a Value)> {
     fn walk<'a>(at: &Pointer, object: &'a Object, out: &mut Vec<(Pointer, &'a Value)>) {
         for (name, value) in object.iter() {
             let here = at.child(name);
@@ -180,7 +185,7 @@ pub fn leaves(value: &Object) -> Vec<(Pointer, &Value)> {
         }
     }
     let mut out = Vec::new();
-    walk(&Pointer::root(), value, &mut out);
+    walk(at, object, &mut out);
     out
 }
 

@@ -49,13 +49,13 @@ impl Pointer {
         let mut text = String::with_capacity(self.0.len() + name.len() + 1);
         text.push_str(&self.0);
         text.push('/');
-        for char in name.chars() {
-            match char {
-                '~' => text.push_str("~0"),
-                '/' => text.push_str("~1"),
-                _ => text.push(char),
-            }
+        let mut rest = name;
+        while let Some(at) = rest.find(['~', '/']) {
+            text.push_str(&rest[..at]);
+            text.push_str(if rest[at..].starts_with('~') { "~0" } else { "~1" });
+            rest = &rest[at + 1..];
         }
+        text.push_str(rest);
         Self(text)
     }
 

@@ -46,7 +46,7 @@ async fn send(relay: &Relay, inbox: String, payload: Vec<u8>) -> Result<()> {
     let parts = payload.len().div_ceil(size).max(1);
     for part in 0..parts {
         let cut = payload.slice(part * size..payload.len().min((part + 1) * size));
-        let mut message = Message::new(inbox.clone(), cut).with(PART, part);
+        let mut message = Message::new(inbox.clone(), cut).with(PART, part.to_string());
         if part + 1 == parts {
             message = message.with(END, "true");
         }

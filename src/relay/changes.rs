@@ -2,7 +2,7 @@
 //! some catches up over HTTP from the cursor of the last.
 
 use super::Relay;
-use super::feed::{self, Extent, Filter, Page, Shown, write_row};
+use super::feed::{self, Extent, Filter, Page};
 use super::network::Message;
 use super::send::Progress;
 use crate::clock::format_time;
@@ -11,6 +11,7 @@ use crate::gateway::Database;
 use crate::id::DocId;
 use crate::project::Document;
 use crate::store::Touch;
+use crate::store::listing::{Shown, write_row};
 use crate::token::Cursor;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::HashMap;
@@ -107,12 +108,14 @@ fn is_ours(relay: &Relay, touches: &[&Touch], row: &Document) -> bool {
 
 fn message(relay: &Relay, database: &Database, row: &Document, shown: Shown, cursor: &str) -> Message {
     let gateway = &relay.gateway;
-    let mut payload = String::new();
-    write_row(row, shown, &mut payload);
-    if payload.len() + 2048 > gateway.config.relay.message_bytes_max {
-        payload.clear();
-        write_row(row, Shown::Omitted, &mut payload);
-    }
+    let object = |shown: Shown| {
+        let mut out = String::from("{");
+        write_row(row, shown, &mut out);
+        out.push('}');
+        out
+    };
+    let whole = object(shown);
+    let payload = if whole.len() + 2048 > gateway.config.relay.message_bytes_max { object(Shown::Omitted) } else { whole };
     let doc = utf8_percent_encode(row.doc.as_str(), NON_ALPHANUMERIC).to_string();
     Message::new(relay.subjects.change(&database.name, &row.doc), payload)
         .with("ce-specversion", "1.0")

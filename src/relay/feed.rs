@@ -7,14 +7,15 @@ use crate::error::Result;
 use crate::gateway::Database;
 use crate::id::DocId;
 use crate::project::Document;
+use crate::store::listing::{Listing, Shown, write_row};
 use crate::store::recent::Tail;
-use crate::store::{Bound, DatabaseId, Head, Span, Store, Touch, View};
+use crate::store::{Bound, DatabaseId, Head, Listed, Span, Store, Touch, View};
 use crate::token::{Cursor, SnapshotPlace};
 use crate::vector::Vector;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
 
-/// Bodies of one page, bytes; a page ends after the row that passes it, where it may end there.
+/// Bodies of one page, bytes; a page ends after the row that passes it, where it may end there, or before.
 pub const PAGE_BYTES: usize = 16 << 20;
 
 /// The same for a stream: its reader is to get a cursor often, however slow it reads.
@@ -63,6 +64,10 @@ impl Filter {
 
 #[derive(Debug)]
 pub struct Page {
+    /// Rows that the store has written, a line each; of a snapshot of all documents, or of a collection, read for one reader alone.
+    lines: String,
+    /// How many.
+    written: usize,
     pub rows: Vec<Document>,
     /// What this page touched, for the sender; empty in a snapshot.
     pub touches: Vec<Touch>,
@@ -77,9 +82,9 @@ pub struct Page {
 }
 
 impl Page {
-    /// Bytes of its bodies.
+    /// Bytes of its bodies, and of what is written of them.
     pub fn bytes(&self) -> usize {
-        body_bytes(&self.rows)
+        self.lines.len() + body_bytes(&self.rows)
     }
 }
 
@@ -99,9 +104,9 @@ pub async fn page(
     let begins = since.is_none_or(|since| since.snapshot.is_some());
     let after = since.and_then(|since| since.snapshot.as_ref()).map(|place| place.after.as_str());
     let mut page = if begins && filter.docs.is_empty() {
-        let bound = Bound { rows: extent.rows + 1, bytes: extent.bytes };
-        let (head, rows) = store.snapshot(db, filter.collection.as_deref(), after, bound).await?;
-        snapshot(listed(rows, extent), start(since, &head), filter, head)
+        let bound = Bound { rows: extent.rows, bytes: extent.bytes };
+        let (head, listing) = store.snapshot(db, Listed { collection: filter.collection.as_deref(), after, bound }, bodies).await?;
+        snapshot(Part::listed(listing), start(since, &head), filter, head)
     } else {
         let (mut view, head) = store.view(db).await?;
         let start = start(since, &head);
@@ -180,18 +185,19 @@ fn scan(filter: &Filter, extent: Extent) -> usize {
 
 /// A part of a snapshot.
 struct Part {
+    lines: String,
     rows: Vec<Document>,
+    given: usize,
     /// The last document that was looked at.
     reached: Option<DocId>,
     /// There are no more.
     finished: bool,
 }
 
-/// Rows as they are listed, one more than asked for where there are more.
-fn listed(mut rows: Vec<Document>, extent: Extent) -> Part {
-    let finished = rows.len() <= extent.rows && body_bytes(&rows) < extent.bytes;
-    rows.truncate(extent.rows);
-    Part { reached: rows.last().map(|last| last.doc.clone()), rows, finished }
+impl Part {
+    fn listed(Listing { lines, rows, last, more }: Listing) -> Self {
+        Self { lines, rows: Vec::new(), given: rows, reached: last, finished: !more }
+    }
 }
 
 /// Those of the documents that are asked for.
@@ -208,12 +214,13 @@ async fn chosen(view: &mut dyn View, after: Option<&str>, filter: &Filter, exten
     }
     rows.retain(|row| row.body.is_some());
     rows.sort_by(|a, b| a.doc.cmp(&b.doc));
-    Ok(Part { rows, reached: docs[..read].last().cloned(), finished: read == docs.len() })
+    Ok(Part { lines: String::new(), given: rows.len(), rows, reached: docs[..read].last().cloned(), finished: read == docs.len() })
 }
 
 fn snapshot(part: Part, mut cursor: Cursor, filter: &Filter, head: Head) -> Page {
-    let Part { rows, reached, finished } = part;
-    let given = cursor.snapshot.take().map_or(0, |place| place.given).saturating_add(rows.len() as u64);
+    let Part { lines, rows, given, reached, finished } = part;
+    let written = given - rows.len();
+    let given = cursor.snapshot.take().map_or(0, |place| place.given).saturating_add(given as u64);
     let since_begun = head.vector.beyond(&cursor.vector);
     let mut pending = since_begun;
     if !finished && let Some(after) = reached {
@@ -221,7 +228,7 @@ fn snapshot(part: Part, mut cursor: Cursor, filter: &Filter, head: Head) -> Page
         let left = if filter.is_whole() { head.documents.saturating_sub(given) } else { 0 };
         pending = (since_begun + left).max(1);
     }
-    Page { bare_from: rows.len(), rows, touches: Vec::new(), cursor, pending, behind: false, head }
+    Page { bare_from: rows.len(), written, lines, rows, touches: Vec::new(), cursor, pending, behind: false, head }
 }
 
 async fn tail(view: &mut Source<'_>, mut cursor: Cursor, filter: &Filter, extent: Extent, bodies: bool, head: Head) -> Result<Page> {
@@ -266,7 +273,17 @@ async fn tail(view: &mut Source<'_>, mut cursor: Cursor, filter: &Filter, extent
             cursor.stamp = cursor.stamp.max(touch.stamp);
         }
         let pending = head.vector.beyond(&cursor.vector);
-        return Ok(Page { bare_from, rows, touches: taken.touches, cursor, pending, behind: false, head });
+        return Ok(Page {
+            bare_from,
+            lines: String::new(),
+            written: 0,
+            rows,
+            touches: taken.touches,
+            cursor,
+            pending,
+            behind: false,
+            head,
+        });
     }
 }
 
@@ -313,16 +330,39 @@ fn take(runs: &[Vec<Touch>], filter: &Filter, docs_max: usize, scan: usize) -> T
     taken
 }
 
-/// What a row tells of its document's body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shown {
-    Body,
-    /// It was asked for, and is too large to go along: to be read by itself.
-    Omitted,
-    Nothing,
-}
+/// About what a row takes beside its body, bytes …
+const ROW_BYTES: usize = 512;
+
+/// … and one that is written beside its line.
+const LINE_BYTES: usize = 64;
 
 impl Page {
+    /// Tells of each row that is taken, and of all that are written: a JSON object's members, and whether it is the last.
+    pub fn each_row(&self, bodies: bool, takes: impl Fn(&DocId) -> bool, mut tell: impl FnMut(&str, bool)) {
+        let mut documents = self.rows.iter().enumerate().filter(|(_, row)| takes(&row.doc)).peekable();
+        let mut lines = self.lines.lines().peekable();
+        while let Some(line) = lines.next() {
+            tell(line, lines.peek().is_none() && documents.peek().is_none());
+        }
+        let mut row = String::new();
+        while let Some((at, document)) = documents.next() {
+            row.clear();
+            write_row(document, self.shown(at, bodies), &mut row);
+            tell(&row, documents.peek().is_none());
+        }
+    }
+
+    pub fn has_rows(&self, takes: impl Fn(&DocId) -> bool) -> bool {
+        !self.lines.is_empty() || self.rows.iter().any(|row| takes(&row.doc))
+    }
+
+    /// About how many bytes the rows that are taken are as text.
+    pub fn text_bytes(&self, bodies: bool, takes: impl Fn(&DocId) -> bool) -> usize {
+        let body = |row: &Document| row.body.as_ref().filter(|_| bodies).map_or(0, |body| body.len());
+        let rows = self.rows.iter().filter(|row| takes(&row.doc)).map(|row| ROW_BYTES + body(row));
+        self.lines.len() + self.written * LINE_BYTES + rows.sum::<usize>()
+    }
+
     /// What the row at a place tells, where bodies are wanted or not.
     pub fn shown(&self, at: usize, bodies: bool) -> Shown {
         match (bodies, at < self.bare_from) {
@@ -331,25 +371,6 @@ impl Page {
             (true, false) => Shown::Omitted,
         }
     }
-}
-
-/// A row as JSON. Of deleted documents only that they are.
-pub fn write_row(document: &Document, shown: Shown, out: &mut String) {
-    out.push_str("{\"doc\":");
-    crate::json::write_string(document.doc.as_str(), out);
-    let _ = write!(out, ",\"version\":\"{}\",\"deleted\":{}", document.version, document.body.is_none());
-    if !document.conflicts.is_empty() {
-        out.push_str(",\"conflicts\":true");
-    }
-    match (&document.body, shown) {
-        (Some(text), Shown::Body) => {
-            out.push_str(",\"body\":");
-            out.push_str(text);
-        }
-        (Some(_), Shown::Omitted) => out.push_str(",\"body_omitted\":true"),
-        _ => {}
-    }
-    out.push('}');
 }
 
 /// A vector as a JSON object.

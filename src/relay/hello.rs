@@ -47,7 +47,7 @@ pub async fn answer(relay: Arc<Relay>) {
                 let texts = wire::heartbeats(relay.gateway.clock.now(), &all, BYTES_MAX);
                 let last = texts.len() - 1;
                 for (at, text) in texts.into_iter().enumerate() {
-                    let part = Message::new(inbox.clone(), text).with(REGION, &region).with(END, at == last);
+                    let part = Message::new(inbox.clone(), text).with(REGION, region.as_str()).with(END, (at == last).to_string());
                     if relay.within(relay.network.publish(part)).await.is_err() {
                         break;
                     }

@@ -9,13 +9,14 @@ use crate::error::{Error, Kind, Result};
 use crate::id::Region;
 use async_nats::jetstream::context::{PublishErrorKind, RequestErrorKind};
 use async_nats::jetstream::{self, stream};
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, connection::State};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, HeaderName, connection::State};
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -100,8 +101,11 @@ impl Nats {
         let message = &reply["message"];
         let decode = |name: &str| STANDARD.decode(message[name].as_str().unwrap_or("")).ok();
         let headers = String::from_utf8(decode("hdrs").unwrap_or_default()).unwrap_or_default();
-        let headers =
-            headers.lines().skip(1).filter_map(|line| line.split_once(':')).map(|(name, value)| (name.into(), value.trim().into()));
+        let headers = headers
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_owned().into(), value.trim().into()));
         let sequence = message["seq"].as_u64().ok_or_else(|| Error::new(Kind::Internal, "JetStream gave a message without a sequence"))?;
         let subject = message["subject"].as_str().unwrap_or("").to_owned();
         Ok(Some((
@@ -137,19 +141,19 @@ impl Nats {
         Ok(())
     }
 
-    async fn publish_kept(&self, message: &Message) -> Result<(), jetstream::context::PublishError> {
-        let headers = headers(&message.headers);
-        self.jetstream.publish_with_headers(message.subject.clone(), headers, message.payload.clone()).await?.await.map(|_| ())
+    async fn publish_kept(&self, message: Message) -> Result<(), jetstream::context::PublishError> {
+        let headers = headers(message.headers);
+        self.jetstream.publish_with_headers(message.subject, headers, message.payload).await?.await.map(|_| ())
     }
 }
 
 #[async_trait]
 impl Network for Nats {
     async fn publish(&self, message: Message) -> Result<()> {
-        let headers = headers(&message.headers);
+        let headers = headers(message.headers);
         let sent = match message.reply {
             Some(reply) => self.client.publish_with_reply_and_headers(message.subject, reply, headers, message.payload).await,
-            None if message.headers.is_empty() => self.client.publish(message.subject, message.payload).await,
+            None if headers.is_empty() => self.client.publish(message.subject, message.payload).await,
             None => self.client.publish_with_headers(message.subject, headers, message.payload).await,
         };
         sent.map_err(|error| away("publishing", error))
@@ -200,7 +204,7 @@ impl Network for Nats {
             self.ensure_stream(stream).await?;
             self.ensured.store(generation, Ordering::Relaxed);
         }
-        self.publish_kept(&message).await.map_err(|error| {
+        self.publish_kept(message).await.map_err(|error| {
             // Not acknowledged: the stream may be gone by now. The next try looks.
             self.ensured.store(0, Ordering::Relaxed);
             match error.kind() {
@@ -348,18 +352,21 @@ fn away(doing: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>)
     Error::because(Kind::Unavailable, doing, error)
 }
 
-fn headers(pairs: &[(String, String)]) -> HeaderMap {
+fn headers(pairs: Vec<(Cow<'static, str>, String)>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in pairs {
-        headers.insert(name.as_str(), value.as_str());
+        match name {
+            Cow::Borrowed(name) => headers.insert(HeaderName::from_static(name), value),
+            Cow::Owned(name) => headers.insert(name, value),
+        }
     }
     headers
 }
 
 fn received(message: async_nats::Message) -> Message {
-    let mut headers: Vec<(String, String)> = Vec::new();
+    let mut headers: Vec<(Cow<'static, str>, String)> = Vec::new();
     for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
-        headers.extend(values.iter().map(|value| (name.to_string(), value.to_string())));
+        headers.extend(values.iter().map(|value| (name.to_string().into(), value.to_string())));
     }
     if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
         headers.push((NOBODY.into(), "true".into()));

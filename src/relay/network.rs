@@ -4,6 +4,7 @@
 use crate::error::Result;
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::borrow::Cow;
 use tokio::sync::mpsc;
 
 /// What travels. Header names and values are ASCII.
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 pub struct Message {
     pub subject: String,
     pub reply: Option<String>,
-    pub headers: Vec<(String, String)>,
+    pub headers: Vec<(Cow<'static, str>, String)>,
     pub payload: Bytes,
 }
 
@@ -20,8 +21,8 @@ impl Message {
         Self { subject: subject.into(), payload: payload.into(), ..Self::default() }
     }
 
-    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
-        self.headers.push((name.into(), value.to_string()));
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
         self
     }
 

@@ -97,9 +97,9 @@ async fn publish(relay: &Relay, database: &Database, run: Run, follows: Option<T
     let gateway = &relay.gateway;
     let (first, last) = (run.first, run.last);
     let mut message = Message::new(relay.subjects.journal(&database.name, &gateway.region), run.payload)
-        .with(FIRST, first)
-        .with(LAST, last)
-        .with(COUNT, last - first + 1)
+        .with(FIRST, first.to_string())
+        .with(LAST, last.to_string())
+        .with(COUNT, (last - first + 1).to_string())
         .with("Nats-Msg-Id", format!("{}/{}/{last}", database.name, gateway.region));
     if let Some(before) = follows {
         message = message.with(BEFORE, before.hash);

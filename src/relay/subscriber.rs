@@ -1,11 +1,11 @@
 //! Somebody who reads a database's changes on from a cursor: page after page until the head, then what each commit brings.
 
-use super::feed::{self, Extent, Filter, Page, Shown};
+use super::feed::{self, Extent, Filter, Page};
 use super::live;
 use crate::clock::Millis;
 use crate::error::Result;
 use crate::gateway::{Database, Gateway};
-use crate::project::Document;
+use crate::id::DocId;
 use crate::store::Head;
 use crate::token::Cursor;
 use crate::vector::Vector;
@@ -48,10 +48,17 @@ pub struct Step {
 }
 
 impl Step {
-    /// The rows that were asked for, each with what it tells of its body.
-    pub fn rows(&self, bodies: bool) -> impl Iterator<Item = (&Document, Shown)> {
-        let rows = self.page.rows.iter().enumerate().map(move |(at, row)| (row, self.page.shown(at, bodies)));
-        rows.filter(|(row, _)| self.filter.as_ref().is_none_or(|filter| filter.takes(&row.doc)))
+    /// Tells of each row that was asked for: a JSON object's members, and whether it is the last.
+    pub fn each_row(&self, bodies: bool, tell: impl FnMut(&str, bool)) {
+        self.page.each_row(bodies, |doc| self.takes(doc), tell);
+    }
+
+    pub fn has_rows(&self) -> bool {
+        self.page.has_rows(|doc| self.takes(doc))
+    }
+
+    fn takes(&self, doc: &DocId) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.takes(doc))
     }
 
     pub fn pending(&self) -> u64 {
@@ -60,13 +67,9 @@ impl Step {
 
     /// About how many bytes its rows are as text.
     pub fn bytes(&self, bodies: bool) -> usize {
-        let body = |row: &Document| row.body.as_ref().filter(|_| bodies).map_or(0, |body| body.len());
-        self.rows(bodies).map(|(row, _)| ROW_BYTES + body(row)).sum()
+        self.page.text_bytes(bodies, |doc| self.takes(doc))
     }
 }
-
-/// About what a row takes beside its body, bytes.
-const ROW_BYTES: usize = 512;
 
 /// Where a subscriber and its region stand.
 pub struct Standing {

@@ -56,6 +56,30 @@ impl<'a> EventColumns<'a> {
         columns
     }
 
+    /// The first event as one row's values.
+    pub fn row(&self) -> [&(dyn ToSql + Sync); 18] {
+        [
+            &self.region[0],
+            &self.position[0],
+            &self.stamp[0],
+            &self.id[0],
+            &self.doc[0],
+            &self.kind[0],
+            &self.client[0],
+            &self.actor[0],
+            &self.batch[0],
+            &self.index[0],
+            &self.count[0],
+            &self.atomic[0],
+            &self.seen[0],
+            &self.own[0],
+            &self.edited_at[0],
+            &self.rules[0],
+            &self.salt[0],
+            &self.content[0],
+        ]
+    }
+
     pub fn params<'b>(&'b self, db: &'b DatabaseId) -> [&'b (dyn ToSql + Sync); 19] {
         [
             db,
@@ -124,6 +148,11 @@ impl<'a> DocumentColumns<'a> {
 
     pub fn params<'b>(&'b self, db: &'b DatabaseId) -> [&'b (dyn ToSql + Sync); 7] {
         [db, &self.doc, &self.version, &self.stamp, &self.body, &self.conflicts, &self.keyframe_in]
+    }
+
+    /// The first document as one row's values.
+    pub fn row(&self) -> [&(dyn ToSql + Sync); 6] {
+        [&self.doc[0], &self.version[0], &self.stamp[0], &self.body[0], &self.conflicts[0], &self.keyframe_in[0]]
     }
 }
 

@@ -3,8 +3,10 @@
 //! It promises what Postgres promises and no more: one lock a database, commits that are whole or not at all, views in
 //! which nothing moves. How long anything takes is handed in, and whoever waits may be dropped at any await.
 
+use super::listing::Listing;
 use super::{
-    Advance, Bound, Commit, DatabaseId, Fate, Head, KnownOp, Loaded, Locked, RegionNote, Span, Store, Stretch, Touch, View, event_bytes,
+    Advance, Bound, Commit, DatabaseId, Fate, Head, KnownOp, Listed, Loaded, Locked, RegionNote, Span, Store, Stretch, Touch, View,
+    event_bytes,
 };
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
@@ -230,13 +232,16 @@ impl Store for Memory {
         Ok(self.data(db)?.documents_of(docs))
     }
 
-    async fn snapshot(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<(Head, Vec<Document>)> {
+    async fn snapshot(&self, db: DatabaseId, listed: Listed<'_>, bodies: bool) -> Result<(Head, Listing)> {
         let head = self.head(db).await?;
-        Ok((head, self.list(db, collection, after, bound).await?))
+        let one_more = Bound { rows: listed.bound.rows + 1, ..listed.bound };
+        let documents = self.list(db, Listed { bound: one_more, ..listed }).await?;
+        Ok((head, Listing::of(&documents, listed.bound, bodies)))
     }
 
-    async fn list(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>> {
+    async fn list(&self, db: DatabaseId, listed: Listed<'_>) -> Result<Vec<Document>> {
         self.step().await?;
+        let Listed { collection, after, bound } = listed;
         Ok(self.data(db)?.list(collection, after, bound.rows, |document| document.body.is_some()))
     }
 

@@ -8,6 +8,7 @@ mod columns;
 mod connection;
 pub mod doctor;
 mod hints;
+pub mod listing;
 pub mod memory;
 pub mod migrate;
 pub mod postgres;
@@ -28,6 +29,7 @@ use crate::project::op::Latest;
 use crate::project::{Conflict, Copied, Digest, Document, Keyframe, Place};
 use crate::vector::Vector;
 use async_trait::async_trait;
+use listing::Listing;
 use std::sync::OnceLock;
 use uuid::Uuid;
 
@@ -187,6 +189,11 @@ pub enum Fate {
 }
 
 impl Commit {
+    /// Whether there is anything to keep.
+    pub fn writes(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Nothing but events and the documents they made.
     pub fn is_plain(&self) -> bool {
         self.keyframes.is_empty() && self.stale.is_empty() && self.copied.is_empty()
@@ -210,6 +217,14 @@ pub struct Bound {
     pub bytes: usize,
 }
 
+/// Present documents in the order of their ids' bytes, after one, of one collection where given, within a bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed<'a> {
+    pub collection: Option<&'a str>,
+    pub after: Option<&'a str>,
+    pub bound: Bound,
+}
+
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Reaches the store and finds the schema this gateway was built for.
@@ -229,17 +244,17 @@ pub trait Store: Send + Sync + 'static {
     async fn look(&self, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<Loaded>;
 
     /// Writes and commits a plain commit where the head still is the one it was decided on, no event of the database carries one of
-    /// the ids, and none of the ops stands in the same journal already. `Unknown`: the commit was sent and its reply lost.
+    /// the ids, and none of the ops stands in the same journal already. The head it leaves has a mark of its own. `Unknown`: the commit was sent and its reply lost.
     async fn commit_on(&self, db: DatabaseId, advance: &Advance, ids: &[Uuid]) -> Result<Fate>;
 
     /// Documents by id, in one consistent view; those that exist.
     async fn documents(&self, db: DatabaseId, docs: &[DocId]) -> Result<Vec<Document>>;
 
-    /// The head, and documents as [`list`](Self::list) gives them, as they are at that head or later.
-    async fn snapshot(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<(Head, Vec<Document>)>;
+    /// The head, and what is listed as rows of a feed, as it is at that head or later.
+    async fn snapshot(&self, db: DatabaseId, listed: Listed<'_>, bodies: bool) -> Result<(Head, Listing)>;
 
-    /// Present documents in the order of their ids' bytes; of one collection where given.
-    async fn list(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>>;
+    /// What is listed.
+    async fn list(&self, db: DatabaseId, listed: Listed<'_>) -> Result<Vec<Document>>;
 
     /// Documents that have conflicts, in the order of their ids.
     async fn conflicted(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, rows: usize) -> Result<Vec<Document>>;

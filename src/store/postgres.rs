@@ -2,9 +2,10 @@
 //! every setting that matters is `set local`, so a transaction pooler that knows prepared statements may stand between.
 
 use super::connection::Connection;
+use super::listing::{Listing, Sizes};
 use super::transaction::{self, Transaction};
 use super::turns::Turns;
-use super::{Advance, Bound, DatabaseId, Fate, Head, Loaded, Locked, RegionNote, Span, Store, View, migrate, sql};
+use super::{Advance, Bound, DatabaseId, Fate, Head, Listed, Loaded, Locked, RegionNote, Span, Store, View, migrate, sql};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId, Position, Region};
@@ -35,6 +36,7 @@ pub struct Postgres {
     readers: Pool,
     /// Readers of one database leave some of their connections to the others'.
     turns: Turns,
+    sizes: Sizes,
     timeout: Duration,
     begin: String,
     begin_view: String,
@@ -76,6 +78,7 @@ impl Postgres {
             writers: pool(writers)?,
             readers: pool(settings.connections_max - writers)?,
             turns: Turns::new((settings.connections_max - writers) * 2 / 3),
+            sizes: Sizes::default(),
             timeout: settings.timeout,
             begin: format!("begin; {limits}"),
             // Locked before the view is taken: a rebuild that swaps the table later must not show through it.
@@ -148,7 +151,7 @@ impl Store for Postgres {
     }
 
     async fn head(&self, db: DatabaseId) -> Result<Head> {
-        let mut heads = self.reader_of(db).await?.rows("reading a head", sql::HEAD, &[&db], |row| sql::head(row, 0)).await?;
+        let mut heads = self.reader_of(db).await?.rows("reading a head", &sql::HEAD, &[&db], |row| sql::head(row, 0)).await?;
         heads.pop().ok_or_else(|| Error::new(Kind::Missing, "the database is gone"))
     }
 
@@ -171,12 +174,12 @@ impl Store for Postgres {
         self.reader_of(db).await?.rows("reading documents", sql::DOCUMENTS, &[&db, &docs], sql::document).await
     }
 
-    async fn snapshot(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<(Head, Vec<Document>)> {
-        transaction::snapshot(&self.reader_of(db).await?, db, collection, after, bound).await
+    async fn snapshot(&self, db: DatabaseId, listed: Listed<'_>, bodies: bool) -> Result<(Head, Listing)> {
+        transaction::snapshot(&self.reader_of(db).await?, db, listed, bodies, &self.sizes).await
     }
 
-    async fn list(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, bound: Bound) -> Result<Vec<Document>> {
-        transaction::list(&self.reader_of(db).await?, db, collection, after, bound).await
+    async fn list(&self, db: DatabaseId, listed: Listed<'_>) -> Result<Vec<Document>> {
+        transaction::list(&self.reader_of(db).await?, db, listed).await
     }
 
     async fn conflicted(&self, db: DatabaseId, collection: Option<&str>, after: Option<&str>, rows: usize) -> Result<Vec<Document>> {

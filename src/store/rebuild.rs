@@ -170,7 +170,7 @@ async fn catch_up(client: &Client, database: &mut Database, progress: &mut (dyn 
 }
 
 async fn vector(client: &Client, database: &Database) -> Result<Vector> {
-    let row = client.query_one(sql::HEAD, &[&database.id]).await.map_err(fail)?;
+    let row = client.query_one(sql::HEAD.as_str(), &[&database.id]).await.map_err(fail)?;
     Ok(sql::head(&row, 0)?.vector)
 }
 
@@ -258,7 +258,7 @@ async fn swap(client: &Client, databases: &mut BTreeMap<DatabaseId, Database>, p
     for (id, name, _) in heads(client).await? {
         let database = databases.entry(id).or_insert_with(|| Database::new(id, name));
         catch_up(client, database, progress).await?;
-        let row = client.query_one(sql::HEAD, &[&id]).await.map_err(fail)?;
+        let row = client.query_one(sql::HEAD.as_str(), &[&id]).await.map_err(fail)?;
         if sql::head(&row, 0)?.digest != database.fresh.digest {
             report.changed.push(database.name.clone());
         }

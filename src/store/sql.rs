@@ -1,5 +1,6 @@
 //! Every statement, and what its rows mean.
 
+use super::listing::Listing;
 use super::{Head, KnownOp, RegionNote, Touch};
 use crate::clock::Stamp;
 use crate::error::{Error, Result};
@@ -10,6 +11,7 @@ use crate::json;
 use crate::project::op::{Latest, Spot};
 use crate::project::{Conflict, Copied, Digest, Document, Keyframe, Place, state};
 use crate::vector::Vector;
+use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -21,9 +23,11 @@ pub const CREATE_DATABASE: &str = "with made as (insert into databases (name) va
 
 pub const DATABASE_ID: &str = "select d.id from databases d join heads h on h.database = d.id where d.name = $1";
 
-pub const HEAD: &str = "select vector, stamp, digest, documents, mark from heads where database = $1";
+const HEAD_COLUMNS: &str = "vector, stamp, digest, documents, mark";
 
-pub const HEAD_LOCK: &str = "select vector, stamp, digest, documents, mark from heads where database = $1 for update";
+pub static HEAD: LazyLock<String> = LazyLock::new(|| format!("select {HEAD_COLUMNS} from heads where database = $1"));
+
+pub static HEAD_LOCK: LazyLock<String> = LazyLock::new(|| format!("{} for update", *HEAD));
 
 pub const HEAD_MOVE: &str = "update heads set vector = $2, stamp = $3, digest = $4, documents = $5, mark = $6 where database = $1";
 
@@ -51,20 +55,20 @@ pub static LOOK: LazyLock<String> = LazyLock::new(|| {
     let nulls = |columns: usize| vec!["null"; columns].join(", ");
     let documents = DOCUMENTS.replace("$2::text[]", "$3::text[]");
     format!(
-        "select 0, vector, stamp, digest, documents, mark, null::uuid, null, null, null::int8, null::int8, null, null::uuid, null,
+        "select 0, {HEAD_COLUMNS}, null::uuid, null, null, null::int8, null::int8, null, null::uuid, null,
              null, null, null::int8, null, null, null::int8
          from heads where database = (select $1::int4)
          union all select 1, {}, k.*, {} from ({KNOWN}) as k
          union all select 2, {}, {}, d.* from ({documents}) as d",
-        nulls(HEAD_COLUMNS),
-        nulls(DOCUMENT_ARRAYS.len()),
-        nulls(HEAD_COLUMNS),
-        nulls(KNOWN_COLUMNS),
+        nulls(HEAD_WIDTH),
+        nulls(DOCUMENT_TYPES.len()),
+        nulls(HEAD_WIDTH),
+        nulls(KNOWN_WIDTH),
     )
 });
 
-const HEAD_COLUMNS: usize = 5;
-const KNOWN_COLUMNS: usize = 8;
+const HEAD_WIDTH: usize = 5;
+const KNOWN_WIDTH: usize = 8;
 
 /// Documents without their bodies: an empty object says that one is there.
 pub const DOCUMENTS_BARE: &str =
@@ -80,6 +84,26 @@ pub const LIST: &str = "select doc, version, stamp, body, conflicts, keyframe_in
             sum(octet_length(body::text)) over (order by doc rows unbounded preceding) - octet_length(body::text) as before
         from (select * from documents where database = (select $1::int4) and doc > $2 and doc < $3 and body is not null order by doc limit $4) as page
     ) as counted where before < $5::int8 order by doc";
+
+/// The same as a few long texts rather than as rows, since a row costs the server and us more than what is in it: how many, the
+/// last one's id, whether all that follows is told, whether there are more; ids, versions, ids of those with conflicts, bodies, in
+/// the order of the page. Nothing is told where the bodies have more than $5 bytes, or one of them more than $7: the server gathers
+/// no more than that.
+pub const PAGE: &str = "select page.rows, page.last, page.fits, exists (
+        select from documents where database = (select $1::int4) and doc > page.last and doc < $3 and body is not null
+    ), case when page.fits then page.docs end, case when page.fits then page.versions end, page.conflicts,
+        case when page.fits then page.bodies end
+    from (
+        select count(*) as rows, max(doc) as last,
+            coalesce(sum(octet_length(body)) <= $5::int8 and max(octet_length(body)) <= $7::int8, true) as fits,
+            string_agg(doc, e'\n') as docs, string_agg(version, e'\n') as versions,
+            string_agg(doc, e'\n') filter (where conflicts is not null) as conflicts,
+            string_agg(body, e'\n') filter (where octet_length(body) <= $7::int8) as bodies
+        from (
+            select doc, version, conflicts, case when $6::bool then body::text else '' end as body from documents
+            where database = (select $1::int4) and doc > $2 and doc < $3 and body is not null order by doc limit $4
+        ) as documents
+    ) as page";
 
 /// Documents of a bucket, deleted ones too.
 pub const BUCKET: &str = "select doc, version, stamp, body, conflicts, keyframe_in from (
@@ -209,64 +233,122 @@ fn bounded(page: &str, order: &str, bytes: &str) -> String {
 pub const TOUCHES: &str = "select region, position, stamp, doc, batch, batch_index, batch_count, atomic, seen from events
     where database = (select $1::int4) and region = $2 and position > (select $3::int8) and position <= (select $4::int8) order by position limit $5";
 
-const EVENT_ARRAYS: [&str; 18] = [
+const EVENT_TYPES: [&str; 18] = [
     "text", "int8", "int8", "uuid", "text", "text", "uuid", "text", "uuid", "int4", "int4", "bool", "text", "text", "int8", "text",
     "bytea", "text",
 ];
 
-const DOCUMENT_ARRAYS: [&str; 6] = ["text", "text", "int8", "text", "text", "int8"];
+const DOCUMENT_TYPES: [&str; 6] = ["text", "text", "int8", "text", "text", "int8"];
 
-/// Arrays from a parameter on, as the rows they make.
-fn rows_of(arrays: &[&str], first: usize) -> String {
-    let named: Vec<String> = arrays.iter().enumerate().map(|(at, kind)| format!("${}::{kind}[] as a{at}", first + at)).collect();
-    let each: Vec<String> = (0..arrays.len()).map(|at| format!("sent.a{at}")).collect();
-    format!("(select {} offset 0) as sent cross join lateral unnest({})", named.join(", "), each.join(", "))
+/// How rows come that are to be written.
+#[derive(Clone, Copy)]
+enum Rows {
+    /// As an array for each column.
+    Many,
+    /// One, as it is: of a statement with so many arrays, preparing to run it takes longer than a row does.
+    One,
 }
 
-fn append_rows(database: &str, from: &str, first: usize) -> String {
-    let rows = rows_of(&EVENT_ARRAYS, first);
-    format!("insert into events (database, {EVENT_COLUMNS}) select {database}, t.* from {from}{rows} as t")
+impl Rows {
+    /// The rows that parameters from one on make, as `t` with columns named by their places, to go behind a `from`.
+    fn of(self, types: &[&str], first: usize) -> String {
+        let column = |at: usize| format!("a{at}");
+        let names: Vec<String> = (0..types.len()).map(column).collect();
+        let sent = |array: &str| -> String {
+            let each: Vec<String> = types.iter().enumerate().map(|(at, kind)| format!("${}::{kind}{array} as a{at}", first + at)).collect();
+            each.join(", ")
+        };
+        match self {
+            Self::One => format!("(select {}) as t", sent("")),
+            Self::Many => {
+                let arrays: Vec<String> = names.iter().map(|name| format!("sent.{name}")).collect();
+                format!(
+                    "(select {} offset 0) as sent cross join lateral unnest({}) as t({})",
+                    sent("[]"),
+                    arrays.join(", "),
+                    names.join(", ")
+                )
+            }
+        }
+    }
 }
 
-fn keep_rows(database: &str, from: &str, first: usize) -> String {
-    let rows = rows_of(&DOCUMENT_ARRAYS, first);
+/// On what rows are written: whose they are, and beside what they stand.
+struct Ground {
+    database: &'static str,
+    from: &'static str,
+    only: &'static str,
+}
+
+const LOCKED: Ground = Ground { database: "$1::int4", from: "", only: "" };
+
+const MOVED: Ground = Ground { database: "moved.database", from: "moved cross join ", only: " where moved.kept" };
+
+fn append_rows(rows: Rows, ground: &Ground, first: usize) -> String {
+    let Ground { database, from, only } = ground;
+    let rows = rows.of(&EVENT_TYPES, first);
+    let columns: Vec<String> = (0..EVENT_TYPES.len()).map(|at| format!("t.a{at}")).collect();
+    format!("insert into events (database, {EVENT_COLUMNS}) select {database}, {} from {from}{rows}{only}", columns.join(", "))
+}
+
+fn keep_rows(rows: Rows, ground: &Ground, first: usize) -> String {
+    let Ground { database, from, only } = ground;
+    let rows = rows.of(&DOCUMENT_TYPES, first);
     format!(
         "insert into documents (database, doc, version, stamp, body, conflicts, keyframe_in)
-         select {database}, t.doc, t.version, t.stamp, t.body::json, t.conflicts::json, t.keyframe_in
-         from {from}{rows} as t(doc, version, stamp, body, conflicts, keyframe_in)
+         select {database}, t.a0, t.a1, t.a2, t.a3::json, t.a4::json, t.a5 from {from}{rows}{only}
          on conflict (database, doc) do update
          set version = excluded.version, stamp = excluded.stamp, body = excluded.body, conflicts = excluded.conflicts,
              keyframe_in = excluded.keyframe_in"
     )
 }
 
-pub static APPEND: LazyLock<String> = LazyLock::new(|| append_rows("$1::int4", "", 2));
+pub static APPEND: LazyLock<String> = LazyLock::new(|| append_rows(Rows::Many, &LOCKED, 2));
 
-pub static KEEP: LazyLock<String> = LazyLock::new(|| keep_rows("$1::int4", "", 2));
+pub static KEEP: LazyLock<String> = LazyLock::new(|| keep_rows(Rows::Many, &LOCKED, 2));
 
 /// A whole commit in one statement, so that it is one transaction and one round trip: nothing of it is kept unless the head
-/// still is what it was decided on, and no event carries one of the ids. It is locked first, and looked at as it is then: whoever
-/// holds the lock is waited for. The events are seen as they were before that; what was decided on accounts for those since.
-pub static COMMIT_ON: LazyLock<String> = LazyLock::new(|| {
-    format!(
-        "with locked as materialized (
-             select vector, stamp, digest, documents, mark from heads where database = $1::int4 for update
-         ), known as materialized (
+/// still is what it was decided on, and no event carries one of the ids, where any are given.
+///
+/// The head is written either way, as it was where it is another: whoever holds its lock is waited for, and it is looked at as it
+/// is then. The events are seen as they were before that; what was decided on accounts for those since.
+fn commit_on(rows: Rows, asks: bool) -> String {
+    let ids = COMMIT_HEADS + 1;
+    let first = ids + usize::from(asks);
+    let known = format!(
+        "known as materialized (
              select exists (
-                 select from (select $12::uuid[] as ids offset 0) as asked cross join lateral unnest(asked.ids) as wanted(id)
+                 select from (select ${ids}::uuid[] as ids offset 0) as asked cross join lateral unnest(asked.ids) as wanted(id)
                  cross join lateral (select from events where database = (select $1::int4) and id = wanted.id offset 0) as e
              ) as found
-         ), moved as (
-             update heads set vector = $2, stamp = $3, digest = $4, documents = $5, mark = $6 from locked cross join known
-             where heads.database = $1::int4 and not known.found and locked.vector = $7 and locked.stamp = $8
-                 and locked.digest = $9 and locked.documents = $10 and locked.mark = $11
-             returning heads.database
+         ),"
+    );
+    let (known, found) = if asks { (known.as_str(), "(select found from known)") } else { ("", "false") };
+    let here = "vector = $7 and stamp = $8 and digest = $9 and documents = $10 and mark = $11";
+    let stands = format!("{here} and not {found}");
+    let set = |column: &str, at: usize| format!("{column} = case when {stands} then ${at} else {column} end");
+    let sets: Vec<String> = HEAD_COLUMNS.split(", ").enumerate().map(|(at, column)| set(column, at + 2)).collect();
+    format!(
+        "with {known} moved as (
+             update heads set {} where database = $1::int4 returning database, mark = $6 as kept
          ), appended as ({}), kept as ({})
-         select (select count(*) from moved) > 0, found from known",
-        append_rows("moved.database", "moved cross join ", 13),
-        keep_rows("moved.database", "moved cross join ", 13 + EVENT_ARRAYS.len()),
+         select kept, {found} from moved",
+        sets.join(", "),
+        append_rows(rows, &MOVED, first),
+        keep_rows(rows, &MOVED, first + EVENT_TYPES.len()),
     )
-});
+}
+
+/// Parameters of a commit before those of its rows: the database, the head it leaves, the head it was decided on.
+const COMMIT_HEADS: usize = 11;
+
+/// By whether it is of one event and one document, and whether it asks for ids.
+static COMMITS_ON: LazyLock<[[String; 2]; 2]> =
+    LazyLock::new(|| [Rows::Many, Rows::One].map(|rows| [false, true].map(|asks| commit_on(rows, asks))));
+
+pub fn commit_of(one: bool, asks: bool) -> &'static str {
+    &COMMITS_ON[usize::from(one)][usize::from(asks)]
+}
 
 pub const KEYFRAME: &str = "select stamp, region, position, latest, state from keyframes
     where database = (select $1::int4) and doc = $2 and (stamp, region, position) < ($3, $4, $5)
@@ -377,6 +459,26 @@ pub fn region_note(row: &Row) -> Result<RegionNote> {
     Ok(RegionNote { region: region(row, 0)?, retired: row.get(1), accepted_until: Stamp::from_i64(row.get(2)) })
 }
 
+/// The row of [`PAGE`]. `None`: it is too large.
+pub fn listing(row: &Row, bodies: bool) -> Result<Option<Listing>> {
+    if !row.get::<_, bool>(2) {
+        return Ok(None);
+    }
+    let text = |at: usize| row.get::<_, Option<&str>>(at).unwrap_or_default();
+    let rows = row.get::<_, i64>(0) as usize;
+    let (docs, versions, texts) = (text(4), text(5), text(7));
+    let mut listing = Listing { more: row.get(3), ..Listing::with_room(docs.len() + versions.len() + texts.len(), rows) };
+    let (mut docs, mut versions, mut texts) = (docs.split('\n'), versions.split('\n'), texts.split('\n'));
+    let conflicts: HashSet<&str> = text(6).split('\n').collect();
+    for (doc, (version, body)) in docs.by_ref().zip(versions.by_ref().zip(texts.by_ref())).take(rows) {
+        listing.push(doc, version, conflicts.contains(doc), Some(body).filter(|_| bodies));
+    }
+    listing.last = row.get::<_, Option<&str>>(1).map(DocId::new).transpose().map_err(Error::corrupt)?;
+    let is_whole = listing.rows == rows && (rows == 0 || docs.next().or(versions.next()).or(texts.next()).is_none());
+    // Canonical JSON has no line's end in it: what has was put there past the gateways.
+    if is_whole { Ok(Some(listing)) } else { Err(Error::corrupt("a listed document is not in canonical form")) }
+}
+
 /// A row of [`LOOK`].
 pub enum Looked {
     Head(Head),
@@ -385,7 +487,7 @@ pub enum Looked {
 }
 
 pub fn looked(row: &Row) -> Result<Looked> {
-    let (known, document) = (1 + HEAD_COLUMNS, 1 + HEAD_COLUMNS + KNOWN_COLUMNS);
+    let (known, document) = (1 + HEAD_WIDTH, 1 + HEAD_WIDTH + KNOWN_WIDTH);
     Ok(match row.get::<_, i32>(0) {
         0 => Looked::Head(head(row, 1)?),
         1 => Looked::Known(self::known(row, known)?),
@@ -434,7 +536,8 @@ pub fn line(row: &Row, db: &DatabaseName) -> Result<(Position, Batch, String)> {
 
 fn event_and_effect(row: &Row) -> Result<(Event, &str)> {
     let kind: &str = row.get(5);
-    let (effect, sent) = split_content(row.get(17)).ok_or_else(|| Error::corrupt("an event's content is unreadable"))?;
+    let content = split_content(row.get(17)).and_then(|(effect, sent)| Some((effect, from_hex(sent)?)));
+    let (effect, sent) = content.ok_or_else(|| Error::corrupt("an event's content is unreadable"))?;
     let event = Event {
         region: region(row, 0)?,
         position: row.get::<_, i64>(1) as Position,
@@ -466,12 +569,12 @@ pub fn content(event: &Event) -> String {
     out
 }
 
-/// The effect in it, and `sent`.
-pub fn split_content(content: &str) -> Option<(&str, [u8; 32])> {
+/// The effect in it, and `sent` in hex.
+pub fn split_content(content: &str) -> Option<(&str, &str)> {
     let inner = content.strip_prefix("{\"effect\":")?.strip_suffix("\"}")?;
     let cut = inner.len().checked_sub(64)?;
     let effect = inner.get(..cut)?.strip_suffix(",\"sent\":\"")?;
-    Some((effect, from_hex(inner.get(cut..)?)?))
+    Some((effect, inner.get(cut..)?))
 }
 
 fn batch(row: &Row, from: usize) -> Batch {

@@ -2,8 +2,9 @@
 
 use super::columns::{CopiedColumns, DocumentColumns, EventColumns, HeadColumns, KeyframeColumns, PlaceColumns};
 use super::connection::{Connection, describe, failed};
+use super::listing::{self, Listing, Sizes};
 use super::sql::Looked;
-use super::{Advance, Bound, Commit, DatabaseId, Fate, Head, Loaded, Locked, Span, Stretch, Touch, View, sql};
+use super::{Advance, Bound, Commit, DatabaseId, Fate, Head, Listed, Loaded, Locked, Span, Stretch, Touch, View, sql};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::DocId;
@@ -44,7 +45,7 @@ impl Transaction {
         let client = connection.client();
         let rows = connection
             .bounded("opening a view", async {
-                let head = client.prepare_cached(sql::HEAD).await?;
+                let head = client.prepare_cached(&sql::HEAD).await?;
                 let params: [&(dyn ToSql + Sync); 1] = [&db];
                 let (begun, rows) = tokio::join!(biased; client.batch_execute(begin), client.query(&head, &params));
                 begun?;
@@ -100,7 +101,7 @@ async fn load(connection: &Connection, db: DatabaseId, begin: &str, ids: &[Uuid]
     let (head, known, documents) = connection
         .bounded("locking the head", async {
             let (head, known, documents) = tokio::try_join!(
-                client.prepare_cached(sql::HEAD_LOCK),
+                client.prepare_cached(&sql::HEAD_LOCK),
                 client.prepare_cached(sql::KNOWN),
                 client.prepare_cached(sql::DOCUMENTS)
             )?;
@@ -132,23 +133,35 @@ pub(super) async fn commit_on(connection: &Connection, db: DatabaseId, timeout: 
     let columns = EventColumns::of(&commit.events, advance.contents());
     let rows = DocumentColumns::of(&commit.documents);
     let client = connection.client();
-    let statement = connection.bounded("committing", async { client.prepare_cached(&sql::COMMIT_ON).await }).await?;
+    let one = commit.events.len() == 1 && commit.documents.len() == 1;
+    let statement = sql::commit_of(one, !ids.is_empty());
+    let statement = connection.bounded("committing", async { client.prepare_cached(statement).await }).await?;
     let (now, was) = (HeadColumns::of(&commit.head), HeadColumns::of(before));
-    let [_, events @ ..] = columns.params(&db);
-    let [_, documents @ ..] = rows.params(&db);
     let mut params: Vec<&(dyn ToSql + Sync)> = vec![&db, &now.vector, &now.stamp, &now.digest, &now.documents, &now.mark];
-    params.extend([&was.vector as &(dyn ToSql + Sync), &was.stamp, &was.digest, &was.documents, &was.mark, &ids]);
-    params.extend(events);
-    params.extend(documents);
+    params.extend([&was.vector as &(dyn ToSql + Sync), &was.stamp, &was.digest, &was.documents, &was.mark]);
+    if !ids.is_empty() {
+        params.push(&ids);
+    }
+    if one {
+        params.extend(columns.row());
+        params.extend(rows.row());
+    } else {
+        params.extend(&columns.params(&db)[1..]);
+        params.extend(&rows.params(&db)[1..]);
+    }
     if client.is_closed() {
         return Err(Error::new(Kind::Unavailable, "the connection ended before the commit was sent"));
     }
     connection.set_clean(false);
     // From here on the commit is on its way. What the server refused was rolled back; what it did not answer may be kept.
     let unknown = |error: String| Error::because(Kind::Unknown, "committing; the reply was lost", error);
-    let sent = tokio::time::timeout(timeout, client.query_one(&statement, &params)).await;
+    let sent = tokio::time::timeout(timeout, client.query_opt(&statement, &params)).await;
     match sent.map_err(|_| unknown("no reply in time".into()))? {
-        Ok(row) => {
+        Ok(None) => {
+            connection.set_clean(true);
+            Err(gone())
+        }
+        Ok(Some(row)) => {
             connection.set_clean(true);
             Ok(match (row.get(0), row.get(1)) {
                 (true, _) => Fate::Kept,
@@ -313,40 +326,59 @@ impl View for Transaction {
     }
 }
 
-/// The head, then present documents in the order of their ids, in one round trip.
+/// The head, then rows as they are after it, in one round trip; in two, where the documents are larger than those before.
 pub(super) async fn snapshot(
     connection: &Connection,
     db: DatabaseId,
-    collection: Option<&str>,
-    after: Option<&str>,
-    bound: Bound,
-) -> Result<(Head, Vec<Document>)> {
-    let (low, high) = range(collection, after);
+    listed: Listed<'_>,
+    bodies: bool,
+    sizes: &Sizes,
+) -> Result<(Head, Listing)> {
+    let bound = listed.bound;
+    let at_once = if bodies { sizes.rows(db, bound) } else { bound.rows };
+    let at_once = Bound { rows: at_once, ..bound };
+    let each_bytes_max = listing::each_bytes_max(at_once) as i64;
+    let ListParams(low, high, rows, bytes) = ListParams::of(Listed { bound: at_once, ..listed });
     let client = connection.client();
-    let (head, rows) = connection
+    let (head, page) = connection
         .bounded("reading a snapshot", async {
-            let (head, list) = tokio::try_join!(client.prepare_cached(sql::HEAD), client.prepare_cached(sql::LIST))?;
+            let (head, page) = tokio::try_join!(client.prepare_cached(&sql::HEAD), client.prepare_cached(sql::PAGE))?;
             let head_params: [&(dyn ToSql + Sync); 1] = [&db];
-            let list_params: [&(dyn ToSql + Sync); 5] = [&db, &low, &high, &(bound.rows as i64), &bound.bytes_sql()];
+            let page_params: [&(dyn ToSql + Sync); 7] = [&db, &low, &high, &rows, &bytes, &bodies, &each_bytes_max];
             // The server answers in the order in which it is asked.
-            let (head, rows) = tokio::join!(biased; client.query(&head, &head_params), client.query(&list, &list_params));
-            Ok((head?, rows?))
+            let (head, page) = tokio::join!(biased; client.query_opt(&head, &head_params), client.query_one(&page, &page_params));
+            Ok((head?, page?))
         })
         .await?;
-    Ok((sql::head(head.first().ok_or_else(gone)?, 0)?, rows.iter().map(sql::document).collect::<Result<_>>()?))
+    let head = sql::head(&head.ok_or_else(gone)?, 0)?;
+    let listing = match sql::listing(&page, bodies)? {
+        Some(listing) => listing,
+        None => {
+            let one_more = Bound { rows: at_once.rows + 1, ..bound };
+            Listing::of(&list(connection, db, Listed { bound: one_more, ..listed }).await?, at_once, bodies)
+        }
+    };
+    if bodies {
+        sizes.note(db, &listing);
+    }
+    Ok((head, listing))
 }
 
 /// Present documents in the order of their ids.
-pub(super) async fn list(
-    connection: &Connection,
-    db: DatabaseId,
-    collection: Option<&str>,
-    after: Option<&str>,
-    bound: Bound,
-) -> Result<Vec<Document>> {
-    let (low, high) = range(collection, after);
-    let params: [&(dyn ToSql + Sync); 5] = [&db, &low, &high, &(bound.rows as i64), &bound.bytes_sql()];
+pub(super) async fn list(connection: &Connection, db: DatabaseId, listed: Listed<'_>) -> Result<Vec<Document>> {
+    let ListParams(low, high, rows, bytes) = ListParams::of(listed);
+    let params: [&(dyn ToSql + Sync); 5] = [&db, &low, &high, &rows, &bytes];
     connection.rows("listing documents", sql::LIST, &params, sql::document).await
+}
+
+/// What is listed as parameters: between which ids, how many rows, how many bytes.
+struct ListParams(String, String, i64, i64);
+
+impl ListParams {
+    fn of(Listed { collection, after, bound }: Listed<'_>) -> Self {
+        let (low, high) = range(collection, after);
+        Self(low, high, bound.rows as i64, bound.bytes_sql())
+    }
 }
 
 /// Between which ids the documents of a collection lie that follow one of them.

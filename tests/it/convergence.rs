@@ -22,7 +22,7 @@ async fn say(client: &Client, path: &str) -> (u16, Value) {
     (code, serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default())
 }
 
-async fn metrics(client: &Client) -> String {
+pub async fn metrics(client: &Client) -> String {
     client.http.get(format!("{}/metrics", client.url)).send().await.unwrap().text().await.unwrap()
 }
 

@@ -1,13 +1,17 @@
 //! What Postgres is trusted with, and what it is not.
 
-use crate::convergence::Silent;
+use crate::convergence::{Silent, metrics};
 use crate::support::client::{patch, put};
 use crate::support::{Process, Region, SUITE, Settings, World, own_postgres, until};
 use serde_json::json;
 use std::collections::BTreeMap;
 use tidegate::cli::dev::postgres::Postgres;
-use tidegate::store::migrate;
+use tidegate::id::{DocId, Region as Name};
+use tidegate::journal::Event;
+use tidegate::project::Document;
+use tidegate::store::{Advance, Commit, Fate, Head, migrate};
 use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
 
 pub async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
@@ -150,8 +154,7 @@ async fn a_database_that_is_not_utf8_or_does_not_flush_is_refused() {
 
 /// How many commits were decided under the database's lock.
 async fn locked(eu: &Region) -> String {
-    let said = eu.client.http.get(format!("{}/metrics", eu.client.url)).send().await.unwrap().text().await.unwrap();
-    said.lines().find_map(|line| line.strip_prefix("tidegate_journal_commits_locked ")).unwrap().to_owned()
+    metrics(&eu.client).await.lines().find_map(|line| line.strip_prefix("tidegate_journal_commits_locked ")).unwrap().to_owned()
 }
 
 #[tokio::test]
@@ -177,6 +180,76 @@ async fn plain_writes_need_no_lock_and_what_was_kept_before_is_told_all_the_same
     let events: i64 = owner.query_one("select count(*) from events", &[]).await.unwrap().get(0);
     assert_eq!(events, 202);
     eu.finish().await;
+}
+
+/// Of one event, and of several, asking for ids or leaving known ops to the constraint: four statements that must mean the same.
+#[tokio::test]
+async fn a_commit_is_kept_only_on_the_head_it_was_decided_on_and_only_with_ops_that_are_not_known() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    eu.client.write(vec![put("a/1", json!({"n": 1}))]).await;
+    let gateway = eu.running.as_ref().unwrap().gateway.clone();
+    let (store, db) = (&*gateway.store, gateway.databases()[0].id);
+    let region = Name::new("eu").unwrap();
+    let first = store.events(db, &[(region.clone(), 1)]).await.unwrap().remove(0);
+    let document = store.documents(db, std::slice::from_ref(&first.doc)).await.unwrap().remove(0);
+    let mut position = 1;
+    for (events, asks) in [(1, false), (1, true), (3, false), (3, true)] {
+        let before = store.head(db).await.unwrap();
+        let mut commit = Commit { head: Head { mark: before.mark + 1, ..before.clone() }, ..Commit::default() };
+        for at in 1..=events {
+            let (position, doc) = (position + at, DocId::new(&format!("b/{events}-{asks}-{at}")).unwrap());
+            commit.events.push(Event { position, id: Uuid::now_v7(), doc: doc.clone(), ..first.clone() });
+            commit.documents.push(Document { doc, ..document.clone() });
+            commit.head.vector.raise(&region, position);
+        }
+        position += events;
+        let docs: Vec<DocId> = commit.documents.iter().map(|document| document.doc.clone()).collect();
+        let places: Vec<_> = commit.events.iter().map(|event| (region.clone(), event.position)).collect();
+        let ids: Vec<Uuid> = commit.events.iter().filter(|_| asks).map(|event| event.id).collect();
+        let nothing_new = || async {
+            assert_eq!(store.head(db).await.unwrap(), before);
+            assert!(store.events(db, &places).await.unwrap().is_empty() && store.documents(db, &docs).await.unwrap().is_empty());
+        };
+        let elsewhere = Head { mark: before.mark - 1, ..before.clone() };
+        assert_eq!(store.commit_on(db, &Advance::new(elsewhere, commit.clone()), &ids).await.unwrap(), Fate::Moved);
+        nothing_new().await;
+        let mut again = commit.clone();
+        let known = if asks { [ids.as_slice(), &[first.id]].concat() } else { Vec::new() };
+        if !asks {
+            again.events[0].id = first.id;
+        }
+        assert_eq!(store.commit_on(db, &Advance::new(before.clone(), again), &known).await.unwrap(), Fate::Known);
+        nothing_new().await;
+        assert_eq!(store.commit_on(db, &Advance::new(before.clone(), commit.clone()), &ids).await.unwrap(), Fate::Kept);
+        assert_eq!(store.head(db).await.unwrap(), commit.head);
+        assert_eq!(store.events(db, &places).await.unwrap(), commit.events);
+        assert_eq!(store.documents(db, &docs).await.unwrap(), commit.documents);
+    }
+    // Each waits for whoever holds the head, and finds it as it is then.
+    let other = connect(&eu.settings.owner).await;
+    for (events, asks, moves) in [(1, false, 1), (1, true, 1), (3, false, 1), (3, true, 1), (1, true, 2), (3, false, 2)] {
+        let before = store.head(db).await.unwrap();
+        other.batch_execute(&format!("begin; update heads set mark = mark + {moves}")).await.unwrap();
+        let event = |at| Event { position: position + at, id: Uuid::now_v7(), ..first.clone() };
+        let events: Vec<Event> = (1..=events).map(event).collect();
+        let ids: Vec<Uuid> = events.iter().filter(|_| asks).map(|event| event.id).collect();
+        let head = Head { mark: before.mark + 9, ..before.clone() };
+        let commit = Commit { head, events, documents: vec![document.clone()], ..Commit::default() };
+        let added = commit.events.len() as u64;
+        let advance = Advance::new(Head { mark: before.mark + 1, ..before }, commit);
+        let (fate, ()) = tokio::join!(store.commit_on(db, &advance, &ids), async {
+            until("the commit waits for the lock", || async {
+                let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+                other.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0
+            })
+            .await;
+            other.batch_execute("commit").await.unwrap();
+        });
+        assert_eq!(fate.unwrap(), if moves == 1 { Fate::Kept } else { Fate::Moved });
+        position += if moves == 1 { added } else { 0 };
+    }
+    // Such events no gateway would write: not finished, since the audit would find them.
 }
 
 #[tokio::test]

@@ -7,8 +7,7 @@ use crate::gateway::{Database, Gateway};
 use crate::id::DocId;
 use crate::lifecycle::Phase;
 use crate::problem::{Problem, ProblemKind};
-use crate::project::Document;
-use crate::relay::feed::{self, Extent, Filter, Shown, write_row};
+use crate::relay::feed::{self, Extent, Filter};
 use crate::relay::subscriber::{Place, Standing, Subscriber};
 use crate::serve::openapi::{Content, Operation, reference};
 use crate::serve::problem::{Answer, Refusal};
@@ -128,7 +127,7 @@ fn extent(asked: &Asked) -> Extent {
 
 async fn page(gateway: &Gateway, database: &Database, asked: &Asked) -> Answer {
     let page = feed::page(&*gateway.store, database.id, asked.since.as_ref(), &asked.filter, extent(asked), asked.bodies).await?;
-    let rows = page.rows.iter().enumerate().map(|(at, row)| (row, page.shown(at, asked.bodies)));
+    let rows = |tell: &mut dyn FnMut(&str, bool)| page.each_row(asked.bodies, |_| true, tell);
     Ok(json(write_page(database, rows, &page.cursor, page.pending, page.behind)))
 }
 
@@ -143,11 +142,10 @@ async fn longpoll(context: &Context, caller: &Caller, database: &Arc<Database>, 
     let deadline = Instant::now() + timeout;
     let mut revoked = std::pin::pin!(gateway.access.ended(caller, &gateway.clock));
     loop {
-        if let Some(step) = subscriber.next().await? {
-            let mut rows = step.rows(bodies).peekable();
-            if begins || rows.peek().is_some() {
-                return Ok(json(write_page(database, rows, &step.cursor, step.pending(), step.behind)));
-            }
+        let step = subscriber.next().await?;
+        if let Some(step) = step.filter(|step| begins || step.has_rows()) {
+            let rows = |tell: &mut dyn FnMut(&str, bool)| step.each_row(bodies, tell);
+            return Ok(json(write_page(database, rows, &step.cursor, step.pending(), step.behind)));
         }
         if subscriber.has_more() && Instant::now() < deadline {
             continue;
@@ -168,23 +166,22 @@ async fn longpoll(context: &Context, caller: &Caller, database: &Arc<Database>, 
         let detail = format!("Postgres has not confirmed since {} that there is nothing new; ask again", format_time(confirmed_at));
         return Err(Problem::new(ProblemKind::Unavailable, detail).into());
     }
-    Ok(json(write_page(database, std::iter::empty(), since.as_ref().unwrap_or(&Cursor::default()), pending, behind)))
+    Ok(json(write_page(database, |_| {}, since.as_ref().unwrap_or(&Cursor::default()), pending, behind)))
 }
 
-fn write_page<'a>(
+fn write_page(
     database: &Database,
-    rows: impl Iterator<Item = (&'a Document, Shown)>,
+    each_row: impl FnOnce(&mut dyn FnMut(&str, bool)),
     cursor: &Cursor,
     pending: u64,
     behind: bool,
 ) -> String {
     let mut out = String::from("{\"changes\":[");
-    for (at, (row, shown)) in rows.enumerate() {
-        if at > 0 {
-            out.push(',');
-        }
-        write_row(row, shown, &mut out);
-    }
+    each_row(&mut |row, last| {
+        out.push('{');
+        out.push_str(row);
+        out.push_str(if last { "}" } else { "}," });
+    });
     let cursor = cursor.encode(&database.name);
     out.push_str(&format!("],\"cursor\":\"{cursor}\",\"pending\":{pending},\"behind\":{behind}}}"));
     out

@@ -9,7 +9,7 @@ use crate::serve::openapi::{BODY, Content, Operation, reference};
 use crate::serve::problem::{Refusal, respond};
 use crate::serve::request::{self, Query};
 use crate::serve::routes::{Context, json};
-use crate::store::Bound;
+use crate::store::{Bound, Listed};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -155,7 +155,8 @@ pub async fn list(State(context): State<Context>, Path(db): Path<String>, uri: U
             return Err(Problem::new(ProblemKind::Invalid, "after is a document id").at("after").into());
         }
         let bound = Bound { rows: limit + 1, bytes: LIST_BYTES_MAX };
-        let mut documents = context.gateway.store.list(database.id, collection.as_deref(), after.as_deref(), bound).await?;
+        let listed = Listed { collection: collection.as_deref(), after: after.as_deref(), bound };
+        let mut documents = context.gateway.store.list(database.id, listed).await?;
         let bytes: usize = documents.iter().filter_map(|document| document.body.as_ref()).map(|body| body.len()).sum();
         let more = documents.len() > limit || bytes >= LIST_BYTES_MAX;
         documents.truncate(limit);

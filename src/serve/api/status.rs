@@ -10,7 +10,7 @@ use crate::serve::openapi::{Content, Operation};
 use crate::serve::problem::Refusal;
 use crate::serve::request::Query;
 use crate::serve::routes::{Context, json};
-use crate::store::{Bound, DatabaseId, migrate};
+use crate::store::{Bound, DatabaseId, Listed, migrate};
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
@@ -81,7 +81,8 @@ pub async fn read(State(context): State<Context>, uri: Uri) -> Response {
 /// Collections whose definitions merged into something that is none: they count as without schema until written again.
 async fn invalid_definitions(context: &Context, id: DatabaseId) -> Result<Vec<String>, Refusal> {
     let bound = Bound { rows: DEFINITIONS_MAX, bytes: 4 << 20 };
-    let definitions = context.gateway.store.list(id, Some("_collections"), None, bound).await?;
+    let listed = Listed { collection: Some("_collections"), after: None, bound };
+    let definitions = context.gateway.store.list(id, listed).await?;
     let invalid = |document: &Document| {
         let body = document.body.as_deref().and_then(|text| parse(text).ok());
         body.as_ref().and_then(Value::as_object).is_none_or(|body| Definition::read(body).is_err())

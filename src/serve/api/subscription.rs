@@ -4,7 +4,7 @@ use crate::clock::format_time;
 use crate::error::Error;
 use crate::gateway::Database;
 use crate::problem::{Problem, ProblemKind};
-use crate::relay::feed::{write_row, write_vector};
+use crate::relay::feed::write_vector;
 use crate::relay::subscriber::{Place, Standing, Step, Subscriber};
 use crate::serve::stream::{Ended, Outlet, heartbeats};
 use std::sync::Arc;
@@ -32,17 +32,24 @@ impl Form {
 
     /// One thing to say: an object's members without its brackets.
     fn write(self, name: &str, members: &str, cursor: Option<&str>, out: &mut String) {
+        let mut put = |parts: &[&str]| parts.iter().for_each(|part| out.push_str(part));
         match self {
             Self::Events => {
-                let id = cursor.map(|cursor| format!("id: {cursor}\n")).unwrap_or_default();
-                out.push_str(&format!("event: {name}\n{id}data: {{{members}}}\n\n"));
+                put(&["event: ", name]);
+                if let Some(cursor) = cursor {
+                    put(&["\nid: ", cursor]);
+                }
+                put(&["\ndata: {", members, "}\n\n"]);
             }
             Self::Lines => {
-                let cursor = cursor.map(|cursor| format!(",\"cursor\":\"{cursor}\"")).unwrap_or_default();
                 match name {
-                    "change" => out.push_str(&format!("{{{members}{cursor}}}\n")),
-                    _ => out.push_str(&format!("{{\"{name}\":{{{members}}}{cursor}}}\n")),
+                    "change" => put(&["{", members]),
+                    _ => put(&["{\"", name, "\":{", members, "}"]),
                 }
+                if let Some(cursor) = cursor {
+                    put(&[",\"cursor\":\"", cursor, "\""]);
+                }
+                put(&["}\n"]);
             }
         }
     }
@@ -143,12 +150,7 @@ async fn read(subscriber: &mut Subscriber, form: Form, outlet: &Outlet, beats: &
 fn write(step: &Step, form: Form, bodies: bool, database: &Database) -> String {
     let cursor = step.cursor.encode(&database.name);
     let mut out = String::with_capacity(step.bytes(bodies));
-    let (mut row, mut rows) = (String::new(), step.rows(bodies).peekable());
-    while let Some((document, shown)) = rows.next() {
-        row.clear();
-        write_row(document, shown, &mut row);
-        form.write("change", inside(&row), rows.peek().is_none().then_some(&cursor), &mut out);
-    }
+    step.each_row(bodies, |row, last| form.write("change", row, last.then_some(&cursor), &mut out));
     out
 }
 
