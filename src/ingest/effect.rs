@@ -2,7 +2,7 @@
 
 use super::batch::Action;
 use super::schema::Definition;
-use crate::journal::effect::{leaves, leaves_below};
+use crate::journal::effect::leaves;
 use crate::journal::{Effect, Pointer};
 use crate::json::{Object, Value};
 use crate::problem::{Problem, ProblemKind};
@@ -162,9 +162,7 @@ fn put(seen: Option<&Object>, value: &Object) -> Effect {
 fn differ(at: &Pointer, old: Option<&Object>, new: &Object, effect: &mut Effect) {
     for (name, before) in old.into_iter().flat_map(Object::iter) {
         match (before, new.get(name)) {
-            (Value::Object(before), None) if !before.is_empty() => {
-                effect.drop.extend(leaves_below(&at.child(name), before).into_iter().map(|(leaf, _)| leaf))
-            }
+            (Value::Object(before), None) if !before.is_empty() => differ(&at.child(name), Some(before), &Object::new(), effect),
             (_, None) => effect.drop.push(at.child(name)),
             // `{}` only asks for an object: what was below it goes with a drop there.
             (Value::Object(before), Some(Value::Object(after))) if after.is_empty() && !before.is_empty() => {

@@ -170,11 +170,6 @@ fn write_array(members: &[Value], out: &mut String) {
 
 /// The leaves of a value as `(pointer, leaf)`, in member order; an object with members is no leaf.
 pub fn leaves(value: &Object) -> Vec<(Pointer, &Value)> {
-    leaves_below(&Pointer::root(), value)
-}
-
-/// The same of an object that stands at a place.
-pub fn leaves_below<'a>(at: &Pointer, object: &'a Object) -> Vec<(Pointer, &'a Value)> {
     fn walk<'a>(at: &Pointer, object: &'a Object, out: &mut Vec<(Pointer, &'a Value)>) {
         for (name, value) in object.iter() {
             let here = at.child(name);
@@ -185,7 +180,7 @@ pub fn leaves_below<'a>(at: &Pointer, object: &'a Object) -> Vec<(Pointer, &'a V
         }
     }
     let mut out = Vec::new();
-    walk(at, object, &mut out);
+    walk(&Pointer::root(), value, &mut out);
     out
 }
 

@@ -186,8 +186,8 @@ fn scan(filter: &Filter, extent: Extent) -> usize {
 /// A part of a snapshot.
 struct Part {
     lines: String,
+    written: usize,
     rows: Vec<Document>,
-    given: usize,
     /// The last document that was looked at.
     reached: Option<DocId>,
     /// There are no more.
@@ -196,7 +196,7 @@ struct Part {
 
 impl Part {
     fn listed(Listing { lines, rows, last, more }: Listing) -> Self {
-        Self { lines, rows: Vec::new(), given: rows, reached: last, finished: !more }
+        Self { lines, written: rows, rows: Vec::new(), reached: last, finished: !more }
     }
 }
 
@@ -214,13 +214,12 @@ async fn chosen(view: &mut dyn View, after: Option<&str>, filter: &Filter, exten
     }
     rows.retain(|row| row.body.is_some());
     rows.sort_by(|a, b| a.doc.cmp(&b.doc));
-    Ok(Part { lines: String::new(), given: rows.len(), rows, reached: docs[..read].last().cloned(), finished: read == docs.len() })
+    Ok(Part { lines: String::new(), written: 0, rows, reached: docs[..read].last().cloned(), finished: read == docs.len() })
 }
 
 fn snapshot(part: Part, mut cursor: Cursor, filter: &Filter, head: Head) -> Page {
-    let Part { lines, rows, given, reached, finished } = part;
-    let written = given - rows.len();
-    let given = cursor.snapshot.take().map_or(0, |place| place.given).saturating_add(given as u64);
+    let Part { lines, written, rows, reached, finished } = part;
+    let given = cursor.snapshot.take().map_or(0, |place| place.given).saturating_add((written + rows.len()) as u64);
     let since_begun = head.vector.beyond(&cursor.vector);
     let mut pending = since_begun;
     if !finished && let Some(after) = reached {

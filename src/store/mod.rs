@@ -244,7 +244,8 @@ pub trait Store: Send + Sync + 'static {
     async fn look(&self, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<Loaded>;
 
     /// Writes and commits a plain commit where the head still is the one it was decided on, no event of the database carries one of
-    /// the ids, and none of the ops stands in the same journal already. The head it leaves has a mark of its own. `Unknown`: the commit was sent and its reply lost.
+    /// the ids, and none of the ops stands in the same journal already. The head it leaves has a mark of its own. `Unknown`: the
+    /// commit was sent and its reply lost.
     async fn commit_on(&self, db: DatabaseId, advance: &Advance, ids: &[Uuid]) -> Result<Fate>;
 
     /// Documents by id, in one consistent view; those that exist.
