@@ -3,7 +3,8 @@
 //!     recall or look, decide → commit on the head it was decided on
 //!                              recall or look, decide on top of that → commit on the head that the first leaves …
 //!
-//! What is in memory is not looked up; whether ops are known already is then asked by the commit itself. Nothing is locked
+//! What is in memory is not looked up; whether ops are known already is then asked by the commit itself, and so is whether a
+//! document is there of which nothing is known, where the last such ones were all new. Nothing is locked
 //! meanwhile: a commit names the head it was decided on, and the store keeps it only where that has not moved. One may be sent
 //! before the one below it has landed: it waits for the lock, and finds the head it names, or is not kept. Where the head has
 //! moved, since another gateway wrote, or where the group before was not kept, or a document's past must be read, a group is
@@ -16,7 +17,7 @@ use super::group::{Group, Outcomes};
 use crate::error::{Kind, Result};
 use crate::id::DocId;
 use crate::project::Document;
-use crate::store::{Advance, Commit, Fate, Head, KnownOp, Loaded};
+use crate::store::{Advance, Commit, Fate, Head, KnownOp, Loaded, New};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
@@ -39,8 +40,8 @@ pub struct Flights<'a> {
 pub struct Decision {
     pub advance: Advance,
     pub outcomes: Outcomes,
-    /// Ids of ops that nobody has looked for yet: the commit does.
-    pub unasked: Vec<Uuid>,
+    /// What nobody has looked for yet: the commit does.
+    pub new: New,
 }
 
 impl Decision {
@@ -64,10 +65,10 @@ pub enum Landing {
 
 impl<'a> Flights<'a> {
     pub fn launch(&mut self, parts: &'a Parts, queue: &'a Queue, decision: Decision, group: Group) {
-        let Decision { advance, outcomes, unasked } = decision;
+        let Decision { advance, outcomes, new } = decision;
         let advance = Arc::new(advance);
         self.decisions.push_back(advance.clone());
-        self.flying.push_back(Box::pin(fly(parts, queue, advance, unasked, group, outcomes)));
+        self.flying.push_back(Box::pin(fly(parts, queue, advance, new, group, outcomes)));
     }
 
     pub fn is_flying(&self) -> bool {
@@ -118,11 +119,11 @@ impl<'a> Flights<'a> {
     }
 }
 
-async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Advance>, unasked: Vec<Uuid>, group: Group, outcomes: Outcomes) -> Landing {
+async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Advance>, new: New, group: Group, outcomes: Outcomes) -> Landing {
     // Dead during the commit: all of it is kept or nothing, the client gets no answer, and its retry gets the verdict
     // `duplicate` or a first one. What was decided on top of it is forgotten with us, and nobody was told of it.
     let commit = &decision.commit;
-    let landing = match parts.keep(&decision, &unasked).await {
+    let landing = match parts.keep(&decision, &new).await {
         Ok(Fate::Kept) => {
             parts.kept(queue, &decision);
             group.answer(outcomes, &commit.head);
@@ -130,7 +131,11 @@ async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Advance>, unasked: Vec<
         }
         Ok(Fate::Moved) => Landing::Again { group, moved: commit.writes().then(|| decision.before.clone()) },
         Ok(Fate::Known) => {
-            parts.cache.distrust();
+            if new.docs.is_empty() {
+                parts.cache.distrust();
+            } else {
+                parts.cache.expect_none_new();
+            }
             Landing::Again { group, moved: None }
         }
         Err(error) if error.kind == Kind::Unknown => {
@@ -154,11 +159,12 @@ impl Parts {
     /// Decides a group on what is there, or on top of what is on its way there. `None`: only under the lock.
     pub async fn decide_ahead(&self, group: &Group, flying: &[Arc<Advance>]) -> Result<Option<Decision>> {
         let (ids, docs) = group.asks();
-        if let Some(loaded) = self.recall(flying, &ids, &docs).await? {
+        if let Some((loaded, new)) = self.recall(flying, &ids, &docs).await? {
             let decision = self.decide_on(loaded, group, &docs)?;
             // Where nothing is written no commit would ask after the ops.
             if decision.as_ref().is_none_or(Decision::writes) {
-                return Ok(decision.map(|decision| Decision { unasked: self.unasked(ids, &decision.advance), ..decision }));
+                let new = |advance: &Advance| New { ops: self.unasked(ids, advance), docs: new };
+                return Ok(decision.map(|decision| Decision { new: new(&decision.advance), ..decision }));
             }
         }
         let Some(loaded) = self.look(flying, &ids, &docs).await? else { return Ok(None) };
@@ -174,7 +180,7 @@ impl Parts {
         let decided = work.finish();
         let plain = decided.refolds.is_empty() && decided.commit.is_plain();
         let advance = self.advance(loaded.head, decided.commit);
-        Ok(plain.then_some(Decision { advance, outcomes, unasked: Vec::new() }))
+        Ok(plain.then_some(Decision { advance, outcomes, new: New::default() }))
     }
 
     /// Ids for which the commit must look: an op that it writes stands once in a journal, which the store sees to by itself.
@@ -188,9 +194,9 @@ impl Parts {
         ids
     }
 
-    /// What a group must know, from memory, and what is missing there from the store. `None`: nothing is known here, or not what
-    /// is there now.
-    async fn recall(&self, flying: &[Arc<Advance>], ids: &[Uuid], docs: &[DocId]) -> Result<Option<Loaded>> {
+    /// What a group must know, from memory, and what is missing there from the store, or else taken for new: those documents.
+    /// `None`: nothing is known here, or not what is there now.
+    async fn recall(&self, flying: &[Arc<Advance>], ids: &[Uuid], docs: &[DocId]) -> Result<Option<(Loaded, Vec<DocId>)>> {
         let Some(Recalled { head, documents, mut missing }) = self.cache.recall(docs) else { return Ok(None) };
         let mut loaded = Loaded { head, known: Vec::new(), documents };
         // Laid over first: of what is on its way there others may have heard before us.
@@ -200,12 +206,15 @@ impl Parts {
         }
         let here: HashSet<&DocId> = loaded.documents.iter().map(|document| &document.doc).collect();
         missing.retain(|doc| !here.contains(doc));
+        if self.cache.expects_new(missing.len()) {
+            return Ok(Some((loaded, missing)));
+        }
         if !missing.is_empty() {
             let rest = self.look(flying, &[], &missing).await?;
             let Some(rest) = rest.filter(|rest| rest.head == loaded.head) else { return Ok(None) };
             loaded.documents.extend(rest.documents);
         }
-        Ok(Some(loaded))
+        Ok(Some((loaded, Vec::new())))
     }
 
     /// The same from the store, all of it.
@@ -217,14 +226,14 @@ impl Parts {
         Ok(stands.then_some(loaded))
     }
 
-    /// Commits what was decided, where nothing else was written since and none of the ops is known.
-    pub async fn keep(&self, decision: &Advance, unasked: &[Uuid]) -> Result<Fate> {
+    /// Commits what was decided, where nothing else was written since and what it takes for new is.
+    pub async fn keep(&self, decision: &Advance, new: &New) -> Result<Fate> {
         if !decision.commit.writes() {
             // What was read belongs together only if nothing was written meanwhile; here no commit finds that out.
             let stands = self.store.head(self.db).await? == decision.before;
             return Ok(if stands { Fate::Kept } else { Fate::Moved });
         }
-        self.store.commit_on(self.db, decision, unasked).await
+        self.store.commit_on(self.db, decision, new).await
     }
 
     /// What was decided on a head; what it leaves, where anything is written, is a head like no other.

@@ -32,10 +32,17 @@ pub struct Cache {
     kept: Mutex<Option<Kept>>,
     /// Groups that are looked up all the same.
     distrusted: AtomicU32,
+    /// Documents looked up in a row that never were there.
+    absent: AtomicUsize,
 }
 
 /// After an op that was known already: who sends again what was kept mostly has more of it.
 const DISTRUSTED: u32 = 64;
+
+/// After so many documents in a row that were new the next of which nothing is known is taken for new too, until one was not;
+/// and so many of a group at most, since its commit looks for them while it holds the head's lock.
+const NEW_MIN: usize = if cfg!(test) { 2 } else { 64 };
+const NEW_MAX: usize = 128;
 
 struct Kept {
     head: Head,
@@ -87,7 +94,7 @@ impl Drop for Place {
 
 impl Cache {
     pub fn new(room: Arc<Room>) -> Self {
-        Self { room, kept: Mutex::default(), distrusted: AtomicU32::new(0) }
+        Self { room, kept: Mutex::default(), distrusted: AtomicU32::new(0), absent: AtomicUsize::new(0) }
     }
 
     /// What is known of documents; `None`: nothing of any.
@@ -111,6 +118,10 @@ impl Cache {
 
     /// Takes in documents as they were read; those that were asked for and not found are not there.
     pub fn learn(&self, loaded: &Loaded, asked: &[DocId]) {
+        match loaded.documents.len() {
+            0 => drop(self.absent.fetch_add(asked.len(), Ordering::Relaxed)),
+            _ => self.expect_none_new(),
+        }
         let mut guard = self.kept();
         let kept = guard.get_or_insert_with(|| Kept::new(loaded.head.clone(), &self.room));
         if kept.head != loaded.head {
@@ -140,6 +151,16 @@ impl Cache {
     /// An op was known already: for a while ops are looked up before they are decided on.
     pub fn distrust(&self) {
         self.distrusted.store(DISTRUSTED, Ordering::Relaxed);
+    }
+
+    /// Whether so many documents, of which nothing is known here, are taken for new.
+    pub fn expects_new(&self, docs: usize) -> bool {
+        (1..=NEW_MAX).contains(&docs) && self.absent.load(Ordering::Relaxed) >= NEW_MIN
+    }
+
+    /// One was there: for a while they are looked up.
+    pub fn expect_none_new(&self) {
+        self.absent.store(0, Ordering::Relaxed);
     }
 
     /// Forgets everything: something else was written.

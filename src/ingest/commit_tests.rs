@@ -10,7 +10,7 @@ use crate::ingest::decide::session_after;
 use crate::ingest::verdict::Verdict;
 use crate::project::{Conflict, Digest, Fold};
 use crate::store::memory::{Data, Memory};
-use crate::store::{Bound, Fate, Span};
+use crate::store::{Bound, Fate, New, Span};
 use crate::token::Cursor;
 use crate::vector::Vector;
 use futures_util::FutureExt;
@@ -33,7 +33,7 @@ struct Region1 {
     memory: Arc<Memory>,
     queue: Queue,
     /// Groups that were decided and are on their way, the earliest first.
-    flying: VecDeque<(Arc<Advance>, Vec<Uuid>, Group, Outcomes)>,
+    flying: VecDeque<(Arc<Advance>, New, Group, Outcomes)>,
 }
 
 struct World {
@@ -257,8 +257,8 @@ impl World {
         // Some have landed meanwhile, or none, or all.
         let left = if ahead.is_some() { self.turn as usize % 3 } else { 0 };
         match (self.land(at, left), ahead) {
-            (true, Some(Decision { advance, outcomes, unasked })) => {
-                self.regions[at].flying.push_back((Arc::new(advance), unasked, group, outcomes))
+            (true, Some(Decision { advance, outcomes, new })) => {
+                self.regions[at].flying.push_back((Arc::new(advance), new, group, outcomes))
             }
             _ => {
                 self.land(at, 0);
@@ -271,10 +271,10 @@ impl World {
     fn land(&mut self, at: usize, left: usize) -> bool {
         let mut stands = true;
         while self.regions[at].flying.len() > if stands { left } else { 0 }
-            && let Some((decision, unasked, group, outcomes)) = self.regions[at].flying.pop_front()
+            && let Some((decision, new, group, outcomes)) = self.regions[at].flying.pop_front()
         {
             let Region1 { parts, queue, .. } = &self.regions[at];
-            let kept = now(parts.keep(&decision, &unasked)).unwrap() == Fate::Kept;
+            let kept = now(parts.keep(&decision, &new)).unwrap() == Fate::Kept;
             stands &= kept;
             match kept {
                 true => {

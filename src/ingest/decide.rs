@@ -20,6 +20,7 @@ use crate::random::Random;
 use crate::store::{Commit, Head, KnownOp, Loaded};
 use crate::token::Session;
 use crate::vector::Vector;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -38,8 +39,13 @@ pub struct Context<'a> {
 pub struct Work {
     head: Head,
     known: HashMap<Uuid, Vec<KnownOp>>,
-    documents: BTreeMap<DocId, Folded>,
+    documents: Vec<Folded>,
+    /// Where each of them stands, and where the definition of each collection does.
+    places: HashMap<DocId, usize>,
+    definitions: HashMap<String, usize>,
     events: Vec<Event>,
+    /// Which of them are our own ops'.
+    decided: HashMap<Uuid, usize>,
     copied: Vec<Copied>,
     planted: Planted,
 }
@@ -81,26 +87,29 @@ impl Work {
         planted: Planted,
     ) -> Result<Self> {
         let stored: HashMap<&DocId, &Document> = loaded.documents.iter().map(|document| (&document.doc, document)).collect();
-        let mut documents = BTreeMap::new();
+        let docs = docs.into_iter();
+        let most = docs.size_hint().0;
+        let (mut documents, mut places) = (Vec::with_capacity(most), HashMap::with_capacity(most));
+        let mut definitions = HashMap::new();
         for doc in docs {
-            if documents.contains_key(doc) {
-                continue;
-            }
-            let folded = Folded::open(doc, stored.get(doc).copied(), pasts.get(doc)).map_err(Error::corrupt)?;
-            documents.insert(doc.clone(), folded);
+            let Entry::Vacant(place) = places.entry(doc.clone()) else { continue };
+            place.insert(documents.len());
+            definitions.extend(schema::defined_by(doc).map(|collection| (collection.to_owned(), documents.len())));
+            documents.push(Folded::open(doc, stored.get(doc).copied(), pasts.get(doc)).map_err(Error::corrupt)?);
         }
         let mut known: HashMap<Uuid, Vec<KnownOp>> = HashMap::new();
         for op in &loaded.known {
             known.entry(op.id).or_default().push(op.clone());
         }
-        Ok(Self { head: loaded.head.clone(), known, documents, events: Vec::new(), copied: Vec::new(), planted })
+        let (head, events) = (loaded.head.clone(), Vec::new());
+        Ok(Self { head, known, documents, places, definitions, events, decided: HashMap::new(), copied: Vec::new(), planted })
     }
 
     /// What must be read first of which documents; while there is any, nothing of this pass counts.
     pub fn wants(&mut self) -> BTreeMap<DocId, Wants> {
-        let wants = self.documents.iter_mut().map(|(doc, folded)| {
+        let wants = self.documents.iter_mut().map(|folded| {
             folded.settle();
-            (doc.clone(), folded.wants())
+            (folded.doc().clone(), folded.wants())
         });
         wants.filter(|(_, wants)| !wants.is_empty()).collect()
     }
@@ -117,9 +126,9 @@ impl Work {
                 Err(refused) => Verdict::Rejected { id: refused.id.clone(), problem: refused.problem.clone() },
                 Ok(op) => {
                     if batch.atomic
-                        && let Some(folded) = self.documents.get(&op.doc)
+                        && let Some(place) = self.places.get(&op.doc)
                     {
-                        undo.documents.entry(op.doc.clone()).or_insert_with(|| folded.clone());
+                        undo.documents.entry(*place).or_insert_with(|| self.documents[*place].clone());
                     }
                     // Where it wants more of a document's past, the pass is made again.
                     self.op(context, batch, floor, op).unwrap_or(Verdict::NotApplied { id: op.id })
@@ -148,9 +157,9 @@ impl Work {
                 return Err(Gap { have });
             }
             let copies = self.note_copies(&event);
-            let Some(folded) = self.documents.get_mut(&event.doc) else { continue };
+            let Some(place) = self.places.get(&event.doc) else { continue };
             // Where it wants more, the pass is made again.
-            let _ = folded.apply(&event, copies, 0, self.planted);
+            let _ = self.documents[*place].apply(&event, copies, 0, self.planted);
             self.head.vector.raise(region, event.position);
             self.head.stamp = self.head.stamp.max(event.stamp);
             self.events.push(event);
@@ -183,8 +192,8 @@ impl Work {
     pub fn finish(self) -> Decided {
         let commit = Commit { head: self.head, events: self.events, copied: self.copied, ..Commit::default() };
         let mut decided = Decided { commit, refolds: Vec::new() };
-        // In the order of their ids: one order of locking rows, whoever commits.
-        for finished in self.documents.into_values().filter_map(Folded::finish) {
+        decided.commit.documents.reserve(self.documents.len());
+        for finished in self.documents.into_iter().filter_map(Folded::finish) {
             if finished.refold {
                 decided.refolds.push(Refold { before: finished.before, after: finished.after });
                 continue;
@@ -193,6 +202,8 @@ impl Work {
             decided.commit.keyframes.extend(finished.keyframe.map(|keyframe| (doc, keyframe)));
             decided.settle(finished.before.as_ref(), finished.after);
         }
+        // In the order of their ids: one order of locking rows, whoever commits.
+        decided.commit.documents.sort_unstable_by(|a, b| a.doc.cmp(&b.doc));
         decided
     }
 
@@ -201,11 +212,13 @@ impl Work {
             return Ok(verdict);
         }
         let rejected = |problem| Ok(Verdict::Rejected { id: Some(op.id.to_string()), problem });
-        let definition = match schema::definition_of(&op.doc).and_then(|doc| self.documents.get_mut(&doc)) {
-            Some(folded) => context.definitions.get(folded)?,
+        // Definitions themselves have none.
+        let definition = match self.definitions.get(op.doc.collection()).filter(|_| !op.doc.is_reserved()) {
+            Some(place) => context.definitions.get(&mut self.documents[*place])?,
             None => None,
         };
-        let Some(folded) = self.documents.get_mut(&op.doc) else { return Err(Wanting) };
+        let Some(place) = self.places.get(&op.doc) else { return Err(Wanting) };
+        let folded = &mut self.documents[*place];
         let cursor = batch.cursor.as_ref().map(|cursor| &cursor.vector);
         if let Some(problem) = op.base.as_ref().and_then(|base| beyond(base, &self.head.vector, cursor)) {
             return rejected(problem);
@@ -226,8 +239,8 @@ impl Work {
             }
         };
         let own = session.filter(|session| !seen.covers(session)).cloned().unwrap_or_default();
-        let view = if self.head.vector.covers(&seen) && self.head.vector.covers(&own) {
-            let viewer = Viewer { seen: seen.clone(), own: own.clone(), client: op.client };
+        let viewer = Viewer { seen, own, client: op.client };
+        let view = if self.head.vector.covers(&viewer.seen) && self.head.vector.covers(&viewer.own) {
             if folded.is_view_too_many(&viewer, context.region, VIEWS_MAX) {
                 let detail =
                     format!("one commit looks at a document as at most {VIEWS_MAX} different authors had seen it; send fewer at once");
@@ -247,7 +260,7 @@ impl Work {
         if let Err(problem) = effect::check(&op.action, here) {
             return rejected(problem);
         }
-        let effect = effect::decide(op.action.clone(), &view, definition.as_deref(), here);
+        let effect = effect::decide(&op.action, &view, definition.as_deref(), here);
         let rules = definition.as_ref().and_then(|definition| definition.rules(effect.set.iter().map(|(pointer, _)| pointer)));
         let stamp = self.head.stamp.max(floor).next(context.now);
         let event = Event {
@@ -260,8 +273,8 @@ impl Work {
             client: op.client,
             actor: batch.actor.clone(),
             batch: Batch { id: batch.id, index: 0, count: 1, atomic: batch.atomic },
-            seen,
-            own,
+            seen: viewer.seen,
+            own: viewer.own,
             edited_at: op.edited_at,
             rules,
             salt: context.random.bytes(),
@@ -294,7 +307,7 @@ impl Work {
         };
         self.head.vector.raise(context.region, event.position);
         self.head.stamp = stamp;
-        self.known.entry(op.id).or_default().push(KnownOp::of(&event));
+        self.decided.insert(op.id, self.events.len());
         self.events.push(event);
         Ok(verdict)
     }
@@ -304,17 +317,21 @@ impl Work {
         if self.planted.has(Fault::SkipDuplicateCheck) {
             return Ok(None);
         }
-        let Some(known) = self.known.get(&op.id).filter(|known| !known.is_empty()) else { return Ok(None) };
-        let same = known.iter().filter(|known| known.doc == op.doc && known.sent == op.sent);
+        let decided = self.decided.get(&op.id).map(|at| KnownOp::of(&self.events[*at]));
+        let known: Vec<&KnownOp> = self.known.get(&op.id).into_iter().flatten().chain(&decided).collect();
+        if known.is_empty() {
+            return Ok(None);
+        }
+        let same = known.iter().copied().filter(|known| known.doc == op.doc && known.sent == op.sent);
         let Some(first) = same.min_by_key(|known| (known.region != *region, known.stamp, known.region.clone())) else {
             let detail =
                 format!("the id {} was accepted before, in {}, with other content or for another document", op.id, known[0].region);
             let problem = Problem::new(ProblemKind::OpIdReused, detail).at("/id");
             return Ok(Some(Verdict::Rejected { id: Some(op.id.to_string()), problem }));
         };
-        let folded = self.documents.get_mut(&op.doc).ok_or(Wanting)?;
+        let folded = &mut self.documents[*self.places.get(&op.doc).ok_or(Wanting)?];
         // Of a large batch that comes again each document would have to be read; it is safe to let its author read again.
-        let unseen = match self.known.len() > KNOWN_EXACT_MAX {
+        let unseen = match self.known.len() + self.decided.len() > KNOWN_EXACT_MAX {
             true => !first.seen.covers(folded.version()),
             false => folded.holds_unseen(&first.seen, first.client)?,
         };
@@ -325,16 +342,12 @@ impl Work {
     /// Takes back what an atomic batch did; its verdicts become what they are without it.
     fn undo(&mut self, undo: Undo, region: &Region, batch: &Checked, verdicts: &mut [Verdict]) {
         for event in self.events.drain(undo.events..) {
-            if let Some(known) = self.known.get_mut(&event.id) {
-                known.retain(|known| known.region != event.region || known.position != event.position);
-            }
+            self.decided.remove(&event.id);
         }
-        for (doc, mut folded) in undo.documents {
+        for (place, mut folded) in undo.documents {
             // What this pass turned out to want is wanted all the same.
-            if let Some(now) = self.documents.get(&doc) {
-                folded.want(&now.wants());
-            }
-            self.documents.insert(doc, folded);
+            folded.want(&self.documents[place].wants());
+            self.documents[place] = folded;
         }
         self.head = undo.head;
         let kept: Position = self.head.vector.get(region);
@@ -368,7 +381,7 @@ const KNOWN_EXACT_MAX: usize = 200;
 struct Undo {
     head: Head,
     events: usize,
-    documents: HashMap<DocId, Folded>,
+    documents: HashMap<usize, Folded>,
 }
 
 /// A run does not follow on what is here.

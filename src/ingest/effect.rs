@@ -28,27 +28,27 @@ pub fn needs_body(action: &Action, defined: bool) -> bool {
 
 /// Decides the effect of an op. Under a definition, sets of counters and sets become what was meant by them, as far as
 /// that fits the document as it is here.
-pub fn decide(action: Action, view: &View, definition: Option<&Definition>, here: Option<&Object>) -> Effect {
+pub fn decide(action: &Action, view: &View, definition: Option<&Definition>, here: Option<&Object>) -> Effect {
     let as_it_is = matches!(action, Action::Set(..));
     let mut effect = match (action, view) {
-        (Action::Set(pointer, value), _) => Effect { set: vec![(pointer, value)], ..Effect::default() },
-        (Action::Put(value), View::Known { body, .. }) => put(body.as_ref(), &value),
+        (Action::Set(pointer, value), _) => Effect { set: vec![(pointer.clone(), value.clone())], ..Effect::default() },
+        (Action::Put(value), View::Known { body, .. }) => put(body.as_ref(), value),
         (Action::Put(value), View::Unknown) => {
-            let mut effect = put(None, &value);
+            let mut effect = put(None, value);
             effect.drop.push(Pointer::root());
             effect
         }
         (Action::Patch(value), view) => {
             let mut effect = Effect::default();
-            patch(&Pointer::root(), value, &mut effect);
+            patch(&Pointer::root(), value.clone(), &mut effect);
             if effect.set.is_empty() && !matches!(view, View::Known { body: Some(_), .. } | View::Unknown) {
                 effect.set.push((Pointer::root(), Value::Object(Object::new())));
             }
             effect
         }
-        (Action::Increment(pointer, by), _) => Effect { increment: vec![(pointer, by)], ..Effect::default() },
-        (Action::Add(pointer, values), _) => Effect { add: vec![(pointer, values)], ..Effect::default() },
-        (Action::Remove(pointer, values), _) => Effect { remove: vec![(pointer, values)], ..Effect::default() },
+        (Action::Increment(pointer, by), _) => Effect { increment: vec![(pointer.clone(), *by)], ..Effect::default() },
+        (Action::Add(pointer, values), _) => Effect { add: vec![(pointer.clone(), values.clone())], ..Effect::default() },
+        (Action::Remove(pointer, values), _) => Effect { remove: vec![(pointer.clone(), values.clone())], ..Effect::default() },
         (Action::Delete, _) => Effect::delete(),
     };
     if let (Some(definition), View::Known { body, .. }, false) = (definition, view, as_it_is) {

@@ -163,10 +163,17 @@ impl Group {
 
 /// Documents, and the definitions of their collections, which govern them.
 fn with_definitions<'a>(docs: impl Iterator<Item = &'a DocId>) -> Vec<DocId> {
-    let mut docs = distinct(docs);
-    let definitions: Vec<DocId> = docs.iter().filter_map(definition_of).collect();
-    docs.extend(definitions);
-    distinct(docs.iter())
+    let (mut seen, mut governed) = (HashSet::new(), HashSet::new());
+    let (mut all, mut definitions) = (Vec::new(), Vec::new());
+    for doc in docs.filter(|doc| seen.insert(*doc)) {
+        all.push(doc.clone());
+        if governed.insert(doc.collection()) {
+            definitions.extend(definition_of(doc));
+        }
+    }
+    definitions.retain(|definition| !seen.contains(definition));
+    all.extend(definitions);
+    all
 }
 
 fn distinct<'a>(docs: impl Iterator<Item = &'a DocId>) -> Vec<DocId> {

@@ -1,4 +1,5 @@
-//! The journal leaves: runs of this region's own journal, in order, from the sender's own progress.
+//! The journal leaves: runs of this region's own journal, in order, from the sender's own progress; none while no other region
+//! was ever heard of.
 
 use super::network::Message;
 use super::wire::{self, BEFORE, COUNT, FIRST, LAST, Run, Tip};
@@ -16,6 +17,9 @@ const TASK: &str = "journal";
 
 /// Tries to have a run kept by the stream before it goes without.
 const KEEP_TRIES: u32 = 3;
+
+/// How often a region that is alone looks whether it still is.
+const ALONE: Duration = Duration::from_millis(100);
 
 /// Events read at once.
 const READ: Bound = Bound { rows: 500, bytes: 1 << 20 };
@@ -43,6 +47,14 @@ async fn send_all(relay: &Relay, database: &Database, heads: &mut tokio::sync::w
     let mut before: Option<Tip> = None;
     while relay.holds(database) {
         let upto = heads.borrow_and_update().vector.get(&own);
+        if gateway.relay.is_alone(&own) {
+            // Nobody would take a run, nor could he later read it from the stream without what the stream has let go of by
+            // then; who comes fetches what he lacks from Postgres.
+            sent = sent.max(upto);
+            progress.move_to(relay, database, Vector::from_iter([(own.clone(), sent)])).await?;
+            tokio::time::sleep(ALONE).await;
+            continue;
+        }
         if sent >= upto {
             progress.keep(relay, database).await?;
             gateway.relay.fault(about(database), None);

@@ -61,6 +61,8 @@ pub(super) struct Known {
     /// What is wrong, by what it is about; gone once it is right again.
     pub faults: BTreeMap<String, Fault>,
     pub notes: BTreeMap<Region, RegionNote>,
+    /// Whether they were read.
+    pub noted: bool,
     /// What peers held when this process began; until that is here, it is not ready.
     joining: BTreeMap<DatabaseName, Vector>,
     heads: BTreeMap<DatabaseName, VecDeque<(Vector, Digest)>>,
@@ -255,12 +257,21 @@ impl Status {
 
     /// What operators said of regions.
     pub fn note(&self, notes: Vec<RegionNote>) {
-        self.known().notes = notes.into_iter().map(|note| (note.region.clone(), note)).collect();
+        let mut known = self.known();
+        known.notes = notes.into_iter().map(|note| (note.region.clone(), note)).collect();
+        known.noted = true;
     }
 
     /// Regions that this one has heard of, ever.
     pub fn ever_heard(&self) -> Vec<Region> {
         self.known().notes.keys().cloned().collect()
+    }
+
+    /// Whether no other region was ever heard of, but for retired ones.
+    pub fn is_alone(&self, own: &Region) -> bool {
+        let known = self.known();
+        let retired = |region: &Region| known.notes.get(region).is_some_and(|note| note.retired);
+        known.noted && known.notes.keys().chain(known.peers.keys()).all(|region| region == own || retired(region))
     }
 
     pub fn is_retired(&self, region: &Region) -> bool {
@@ -392,6 +403,23 @@ mod tests {
             status.heard(&region(name), 1000, 1000, &[]);
         }
         assert!(!status.standing(1000).refuses(hour) && status.standing(1000 + 5 * hour).refuses(hour));
+    }
+
+    #[tokio::test]
+    async fn a_region_is_alone_until_it_hears_of_another_or_remembers_one() {
+        let (own, us) = (region("eu"), region("us"));
+        let note = |region: &Region, retired| RegionNote { region: region.clone(), retired, accepted_until: Stamp::default() };
+        let status = Status::default();
+        assert!(!status.is_alone(&own), "who was heard before is not known yet");
+        status.note(vec![note(&own, false)]);
+        assert!(status.is_alone(&own));
+        status.heard(&us, 0, 0, &[]);
+        assert!(!status.is_alone(&own));
+        status.note(vec![note(&us, true)]);
+        assert!(status.is_alone(&own));
+        let begun_again = Status::default();
+        begun_again.note(vec![note(&us, false)]);
+        assert!(!begun_again.is_alone(&own));
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 mod answer;
 mod api;
 mod browser;
+mod front;
 mod guard;
 mod health;
 mod memory;
@@ -18,16 +19,17 @@ use crate::error::{Error, Kind, Result};
 use crate::gateway::Gateway;
 use crate::lifecycle::{Lifecycle, Phase};
 use answer::Line;
-use axum::Router;
+use axum::body::Body;
 use axum::http::Request;
+use front::Front;
 use hyper::body::Incoming;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
 use stall::Stalling;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +53,7 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, tls: Option<Arc
     let http = &gateway.config.http;
     let slots = Arc::new(Semaphore::new(http.connections_max));
     let server = Arc::new(Server {
-        router: routes::router(gateway.clone()),
+        front: Arc::new(routes::front(gateway.clone())),
         protocols: protocols(http),
         tls,
         lifecycle: gateway.lifecycle.clone(),
@@ -100,7 +102,7 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// What every connection is served with.
 struct Server {
-    router: Router,
+    front: Arc<Front>,
     protocols: Builder<TokioExecutor>,
     tls: Option<Arc<Tls>>,
     lifecycle: Lifecycle,
@@ -129,14 +131,13 @@ impl Server {
 
     async fn talk(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, watcher: Watcher) {
         let line = Line::default();
-        let (router, asked) = (self.router.clone(), line.clone());
+        let (front, asked) = (self.front.clone(), line.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let (line, busy, version) = (asked.clone(), asked.busy(), request.version());
-            let answer = TowerToHyperService::new(router.clone()).call(request);
+            let (front, line, busy, version) = (front.clone(), asked.clone(), asked.busy(), request.version());
             async move {
-                let answer = answer.await.map(|response| line.watched(version, response));
+                let answer = line.watched(version, front.answer(request.map(Body::new)).await);
                 drop(busy);
-                answer
+                Ok::<_, Infallible>(answer)
             }
         });
         let io = TokioIo::new(Stalling::new(stream, self.silence, self.stall));

@@ -1,28 +1,23 @@
 //! Every address, grouped by who calls it: what it needs of its caller, who answers, and how it is described.
 
-use super::answer::{Held, SMALL_BYTES_MAX};
 use super::api::{changes, conflicts, databases, docs, documents, history, journal, ops, regions, status};
+use super::front::Front;
 use super::guard::{Needs, guard};
 use super::memory::Memory;
 use super::openapi::{Document, Operation};
 use super::problem::{Answer, refuse, respond};
-use super::{browser, health, request};
+use super::{browser, health};
 use crate::access::Right;
 use crate::gateway::Gateway;
-use crate::id::DatabaseName;
 use crate::problem::{Problem, ProblemKind};
-use axum::body::HttpBody;
-use axum::extract::{Request, State};
-use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::extract::Request;
+use axum::http::{HeaderValue, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post, put};
 use axum::{Extension, Router};
 use std::ops::Deref;
 use std::sync::Arc;
-use tower_http::CompressionLevel;
-use tower_http::compression::CompressionLayer;
-use tower_http::compression::predicate::{Predicate, SizeAbove};
 
 /// What every handler works with; it is handed on several times for each request.
 #[derive(Clone)]
@@ -72,7 +67,7 @@ impl Table {
     }
 }
 
-pub fn router(gateway: Arc<Gateway>) -> Router {
+pub fn front(gateway: Arc<Gateway>) -> Front {
     let limits = &gateway.config.limits;
     // One database takes half, yet what one request needs; of the seats more, since most regions have one large database.
     let body = (limits.bodies_bytes_max / 2).max(limits.body_bytes_max + limits.body_inflated_bytes_max);
@@ -87,22 +82,16 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
     apps(&mut table);
     auditors(&mut table);
     operators(&mut table);
-    table.add("/openapi.json", Needs::Nothing, get(docs::document), docs::describe_document());
     table.add("/docs", Needs::Nothing, get(docs::page), docs::describe_page());
-    let document = table.document.json();
-    let router = table
+    table.document.add("/openapi.json", Needs::Nothing, false, docs::describe_document());
+    let text = docs::Text::new(table.document.json());
+    let routes = table
         .router
+        .route("/openapi.json", get(docs::document).layer(Extension(text)))
         .fallback(missing)
         .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn_with_state(context.clone(), hold))
-        .layer(packing())
-        .layer(from_fn_with_state(context.clone(), door))
-        .layer(Extension(docs::Text::new(document)))
-        .with_state(context);
-    match browser::layer(&gateway.config.http.cors_origins) {
-        Some(cors) => router.layer(cors),
-        None => router,
-    }
+        .with_state(context.clone());
+    Front { context, routes, pages: browser::layer(&gateway.config.http.cors_origins) }
 }
 
 fn apps(table: &mut Table) {
@@ -133,67 +122,6 @@ fn operators(table: &mut Table) {
     table.add("/livez", Needs::Nothing, get(health::live), health::describe_live());
     table.add("/readyz", Needs::Nothing, get(health::ready), health::describe_ready());
     table.add("/metrics", read, get(health::metrics), health::describe_metrics());
-}
-
-/// Answers from this size on are compressed, where the client takes that, with so much memory meanwhile.
-const PACKED_BYTES_MIN: u16 = 8 << 10;
-const PACKER_BYTES: usize = 640 << 10;
-
-fn packing() -> CompressionLayer<impl Predicate> {
-    // The fastest also needs least: half a megabyte each rather than more than one.
-    let layer = CompressionLayer::new().gzip(true).zstd(true).quality(CompressionLevel::Fastest);
-    layer.compress_when(SizeAbove::new(PACKED_BYTES_MIN).and(may_transform))
-}
-
-/// Streams are not gathered up to be compressed.
-fn may_transform(_: StatusCode, _: Version, headers: &HeaderMap, extensions: &Extensions) -> bool {
-    if extensions.get::<Shared>().is_some() {
-        return false;
-    }
-    let cache = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok());
-    !cache.is_some_and(|value| value.contains("no-transform"))
-}
-
-/// What holds for every request.
-async fn door(State(context): State<Context>, request: Request, next: Next) -> Response {
-    if context.gateway.access.is_open()
-        && let Err(problem) = request::check_host(request.version(), request.uri(), request.headers())
-    {
-        return refuse(&context.gateway, problem.into());
-    }
-    if percent_encoding::percent_decode_str(request.uri().path()).decode_utf8().is_err() {
-        return refuse(&context.gateway, Problem::new(ProblemKind::Invalid, "the path is not UTF-8").into());
-    }
-    let mut response = next.run(request).await;
-    let headers = response.headers_mut();
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if response.status() == StatusCode::NOT_MODIFIED {
-        // It would say how long the document is, and that it is empty.
-        response.headers_mut().remove(header::CONTENT_LENGTH);
-    }
-    response
-}
-
-/// What every request of it gets, as it stands: nobody's memory is taken for it, and so it is not compressed either.
-#[derive(Clone)]
-pub struct Shared;
-
-/// Answers take their share of the memory for answers until they are read.
-async fn hold(State(context): State<Context>, request: Request, next: Next) -> Response {
-    let packs = request.headers().contains_key(header::ACCEPT_ENCODING);
-    let mut response = next.run(request).await;
-    let Some(size) = response.body().size_hint().exact().filter(|size| *size > SMALL_BYTES_MAX) else { return response };
-    if response.extensions().get::<Shared>().is_some() {
-        return response;
-    }
-    let packer = if packs && size > u64::from(PACKED_BYTES_MIN) { PACKER_BYTES } else { 0 };
-    let mut share = context.answers.share(response.extensions().get::<DatabaseName>());
-    if let Err(problem) = share.grow(usize::try_from(size).unwrap_or(usize::MAX).saturating_add(packer)) {
-        return refuse(&context.gateway, problem.into());
-    }
-    response.extensions_mut().insert(Held::new(share));
-    response
 }
 
 async fn missing(request: Request) -> Response {

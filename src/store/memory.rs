@@ -5,7 +5,7 @@
 
 use super::listing::Listing;
 use super::{
-    Advance, Bound, Commit, DatabaseId, Fate, Head, KnownOp, Listed, Loaded, Locked, RegionNote, Span, Store, Stretch, Touch, View,
+    Advance, Bound, Commit, DatabaseId, Fate, Head, KnownOp, Listed, Loaded, Locked, New, RegionNote, Span, Store, Stretch, Touch, View,
     event_bytes,
 };
 use crate::clock::Stamp;
@@ -210,7 +210,7 @@ impl Store for Memory {
         Ok(self.data(db)?.loaded(ids, docs))
     }
 
-    async fn commit_on(&self, db: DatabaseId, advance: &Advance, ids: &[Uuid]) -> Result<Fate> {
+    async fn commit_on(&self, db: DatabaseId, advance: &Advance, new: &New) -> Result<Fate> {
         self.step().await?;
         let database = self.database(db)?;
         // As the statement sees them, which began before it waits for the lock.
@@ -220,7 +220,8 @@ impl Store for Memory {
             return Ok(Fate::Moved);
         }
         let again = |event: &Event| begun.by_id.get(&event.id).is_some_and(|known| known.iter().any(|known| known.region == event.region));
-        if ids.iter().any(|id| begun.by_id.contains_key(id)) || advance.commit.events.iter().any(again) {
+        let known = new.ops.iter().any(|id| begun.by_id.contains_key(id)) || !begun.documents_of(&new.docs).is_empty();
+        if known || advance.commit.events.iter().any(again) {
             return Ok(Fate::Known);
         }
         Box::new(Held { database, _lock: held, pace: self.pace.clone() }).commit(&advance.commit).await?;

@@ -178,13 +178,28 @@ impl Advance {
     }
 }
 
+/// What a commit takes for new without having asked: it is kept only where that is so.
+#[derive(Clone, Debug, Default)]
+pub struct New {
+    /// Ops that no journal holds.
+    pub ops: Vec<Uuid>,
+    /// Documents that never were there.
+    pub docs: Vec<DocId>,
+}
+
+impl New {
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty() && self.docs.is_empty()
+    }
+}
+
 /// What became of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Kept,
     /// The head had moved: nothing was kept.
     Moved,
-    /// Some op was known already: nothing was kept.
+    /// Some op was known already, or a document that was taken for new: nothing was kept.
     Known,
 }
 
@@ -243,10 +258,10 @@ pub trait Store: Send + Sync + 'static {
     /// Reads the same without locking anything, all in one view.
     async fn look(&self, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<Loaded>;
 
-    /// Writes and commits a plain commit where the head still is the one it was decided on, no event of the database carries one of
-    /// the ids, and none of the ops stands in the same journal already. The head it leaves has a mark of its own. `Unknown`: the
+    /// Writes and commits a plain commit where the head still is the one it was decided on, nothing of what was taken for new is
+    /// there, and none of the ops stands in the same journal already. The head it leaves has a mark of its own. `Unknown`: the
     /// commit was sent and its reply lost.
-    async fn commit_on(&self, db: DatabaseId, advance: &Advance, ids: &[Uuid]) -> Result<Fate>;
+    async fn commit_on(&self, db: DatabaseId, advance: &Advance, new: &New) -> Result<Fate>;
 
     /// Documents by id, in one consistent view; those that exist.
     async fn documents(&self, db: DatabaseId, docs: &[DocId]) -> Result<Vec<Document>>;

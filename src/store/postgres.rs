@@ -5,7 +5,7 @@ use super::connection::Connection;
 use super::listing::{Listing, Sizes};
 use super::transaction::{self, Transaction};
 use super::turns::Turns;
-use super::{Advance, Bound, DatabaseId, Fate, Head, Listed, Loaded, Locked, RegionNote, Span, Store, View, migrate, sql};
+use super::{Advance, Bound, DatabaseId, Fate, Head, Listed, Loaded, Locked, New, RegionNote, Span, Store, View, migrate, sql};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId, Position, Region};
@@ -165,8 +165,8 @@ impl Store for Postgres {
         transaction::look(&self.writer().await?, db, ids, docs).await
     }
 
-    async fn commit_on(&self, db: DatabaseId, advance: &Advance, ids: &[Uuid]) -> Result<Fate> {
-        transaction::commit_on(&self.writer().await?, db, self.timeout, advance, ids).await
+    async fn commit_on(&self, db: DatabaseId, advance: &Advance, new: &New) -> Result<Fate> {
+        transaction::commit_on(&self.writer().await?, db, self.timeout, advance, new).await
     }
 
     async fn documents(&self, db: DatabaseId, docs: &[DocId]) -> Result<Vec<Document>> {

@@ -308,18 +308,22 @@ pub static APPEND: LazyLock<String> = LazyLock::new(|| append_rows(Rows::Many, &
 pub static KEEP: LazyLock<String> = LazyLock::new(|| keep_rows(Rows::Many, &LOCKED, 2));
 
 /// A whole commit in one statement, so that it is one transaction and one round trip: nothing of it is kept unless the head
-/// still is what it was decided on, and no event carries one of the ids, where any are given.
+/// still is what it was decided on, and what is taken for new
+/// is not there, where anything is.
 ///
 /// The head is written either way, as it was where it is another: whoever holds its lock is waited for, and it is looked at as it
-/// is then. The events are seen as they were before that; what was decided on accounts for those since.
+/// is then. Events and documents are seen as they were before that; what was decided on accounts for those since.
 fn commit_on(rows: Rows, asks: bool) -> String {
-    let ids = COMMIT_HEADS + 1;
-    let first = ids + usize::from(asks);
+    let (ops, docs) = (COMMIT_HEADS + 1, COMMIT_HEADS + 2);
+    let first = if asks { docs + 1 } else { ops };
     let known = format!(
         "known as materialized (
              select exists (
-                 select from (select ${ids}::uuid[] as ids offset 0) as asked cross join lateral unnest(asked.ids) as wanted(id)
+                 select from (select ${ops}::uuid[] as ids offset 0) as asked cross join lateral unnest(asked.ids) as wanted(id)
                  cross join lateral (select from events where database = (select $1::int4) and id = wanted.id offset 0) as e
+             ) or exists (
+                 select from (select ${docs}::text[] as docs offset 0) as asked cross join lateral unnest(asked.docs) as wanted(doc)
+                 cross join lateral (select from documents where database = (select $1::int4) and doc = wanted.doc offset 0) as d
              ) as found
          ),"
     );
@@ -342,7 +346,7 @@ fn commit_on(rows: Rows, asks: bool) -> String {
 /// Parameters of a commit before those of its rows: the database, the head it leaves, the head it was decided on.
 const COMMIT_HEADS: usize = 11;
 
-/// By whether it is of one event and one document, and whether it asks for ids.
+/// By whether it is of one event and one document, and whether it asks for what it takes for new.
 static COMMITS_ON: LazyLock<[[String; 2]; 2]> =
     LazyLock::new(|| [Rows::Many, Rows::One].map(|rows| [false, true].map(|asks| commit_on(rows, asks))));
 

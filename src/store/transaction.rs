@@ -4,7 +4,7 @@ use super::columns::{CopiedColumns, DocumentColumns, EventColumns, HeadColumns, 
 use super::connection::{Connection, describe, failed};
 use super::listing::{self, Listing, Sizes};
 use super::sql::Looked;
-use super::{Advance, Bound, Commit, DatabaseId, Fate, Head, Listed, Loaded, Locked, Span, Stretch, Touch, View, sql};
+use super::{Advance, Bound, Commit, DatabaseId, Fate, Head, Listed, Loaded, Locked, New, Span, Stretch, Touch, View, sql};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::DocId;
@@ -128,19 +128,20 @@ async fn load(connection: &Connection, db: DatabaseId, begin: &str, ids: &[Uuid]
 }
 
 /// Commits in one statement where the head has not moved.
-pub(super) async fn commit_on(connection: &Connection, db: DatabaseId, timeout: Duration, advance: &Advance, ids: &[Uuid]) -> Result<Fate> {
+pub(super) async fn commit_on(connection: &Connection, db: DatabaseId, timeout: Duration, advance: &Advance, new: &New) -> Result<Fate> {
     let Advance { before, commit, .. } = advance;
     let columns = EventColumns::of(&commit.events, advance.contents());
     let rows = DocumentColumns::of(&commit.documents);
+    let docs: Vec<&str> = new.docs.iter().map(DocId::as_str).collect();
     let client = connection.client();
     let one = commit.events.len() == 1 && commit.documents.len() == 1;
-    let statement = sql::commit_of(one, !ids.is_empty());
+    let statement = sql::commit_of(one, !new.is_empty());
     let statement = connection.bounded("committing", async { client.prepare_cached(statement).await }).await?;
     let (now, was) = (HeadColumns::of(&commit.head), HeadColumns::of(before));
     let mut params: Vec<&(dyn ToSql + Sync)> = vec![&db, &now.vector, &now.stamp, &now.digest, &now.documents, &now.mark];
     params.extend([&was.vector as &(dyn ToSql + Sync), &was.stamp, &was.digest, &was.documents, &was.mark]);
-    if !ids.is_empty() {
-        params.push(&ids);
+    if !new.is_empty() {
+        params.extend([&new.ops as &(dyn ToSql + Sync), &docs]);
     }
     if one {
         params.extend(columns.row());

@@ -1,5 +1,7 @@
 //! Regions follow each other.
 
+use crate::convergence::metrics;
+use crate::storage::connect;
 use crate::support::client::{id, increment, patch, put, with};
 use crate::support::{Region, SUITE, World, until, until_equal};
 use futures_util::StreamExt;
@@ -65,6 +67,31 @@ async fn a_database_made_in_one_region_appears_in_the_others_and_a_late_region_c
         us.client.http.get(format!("{}/v1/dbs/empty", us.client.url)).send().await.unwrap().status() == 200
     })
     .await;
+    eu.finish().await;
+    us.finish().await;
+}
+
+#[tokio::test]
+async fn a_region_that_is_alone_sends_its_journal_to_nobody_until_another_comes() {
+    let world = World::new();
+    let eu = world.region("eu").await;
+    eu.client.create("shop").await;
+    for n in 0..20 {
+        eu.client.write(vec![put(&format!("a/{n}"), json!({"n": n}))]).await;
+    }
+    let owner = connect(&eu.settings.owner).await;
+    let passed = "select count(*) from progress where task = 'journal' and vector = 'eu:20'";
+    until("its sender has passed over them", || async { owner.query_one(passed, &[]).await.unwrap().get::<_, i64>(0) == 1 }).await;
+    let sent = || async { metrics(&eu.client).await.lines().any(|line| line.contains("what=\"run_sent\"")) };
+    assert!(!sent().await);
+    let us = world.region("us").await;
+    until_equal(&eu.client, &us.client).await;
+    until("another is known", || async {
+        eu.client.write(vec![put("a/1", json!({}))]).await;
+        sent().await
+    })
+    .await;
+    until_equal(&eu.client, &us.client).await;
     eu.finish().await;
     us.finish().await;
 }

@@ -9,7 +9,7 @@ use tidegate::cli::dev::postgres::Postgres;
 use tidegate::id::{DocId, Region as Name};
 use tidegate::journal::Event;
 use tidegate::project::Document;
-use tidegate::store::{Advance, Commit, Fate, Head, migrate};
+use tidegate::store::{Advance, Commit, Fate, Head, New, migrate};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
@@ -53,15 +53,7 @@ async fn a_reader_sees_nothing_of_a_commit_that_is_late_and_no_gap_before_it() {
         let client = eu.client.clone();
         tokio::spawn(async move { client.write(vec![put("a/2", json!({}))]).await })
     };
-    until("the write waits for the lock", || async {
-        other
-            .query_one("select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'", &[])
-            .await
-            .unwrap()
-            .get::<_, i64>(0)
-            > 0
-    })
-    .await;
+    until_somebody_waits(&other).await;
     assert_eq!(eu.client.journal("eu", 10).await.len(), 1);
     assert!(eu.client.changes(Some(&cursor), "").await.0.is_empty());
     other.batch_execute("commit").await.unwrap();
@@ -152,6 +144,11 @@ async fn a_database_that_is_not_utf8_or_does_not_flush_is_refused() {
     own.stop().await;
 }
 
+async fn until_somebody_waits(other: &tokio_postgres::Client) {
+    let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    until("somebody waits for the lock", || async { other.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0 }).await;
+}
+
 /// How many commits were decided under the database's lock.
 async fn locked(eu: &Region) -> String {
     metrics(&eu.client).await.lines().find_map(|line| line.strip_prefix("tidegate_journal_commits_locked ")).unwrap().to_owned()
@@ -182,7 +179,26 @@ async fn plain_writes_need_no_lock_and_what_was_kept_before_is_told_all_the_same
     eu.finish().await;
 }
 
-/// Of one event, and of several, asking for ids or leaving known ops to the constraint: four statements that must mean the same.
+/// After many documents in a row that were new, the next of which nothing is known is taken for new, and its commit finds out.
+#[tokio::test]
+async fn a_document_that_was_taken_for_new_and_is_not_is_not_written_over() {
+    // Room for hardly anything: what was written last, and not what was written before it.
+    let eu = Region::start(World::alone().settings("eu").await.with("LIMITS_CACHE_BYTES_MAX", "1000")).await;
+    eu.client.create("shop").await;
+    for n in 0..100 {
+        eu.client.write(vec![put(&format!("a/{n}"), json!({"n": n}))]).await;
+    }
+    assert_eq!(locked(&eu).await, "0");
+    for n in [3, 4] {
+        eu.client.write(vec![patch(&format!("a/{n}"), json!({"m": 1}))]).await;
+        assert_eq!(eu.client.body(&format!("a/{n}")).await, json!({"n": n, "m": 1}));
+        assert_eq!(locked(&eu).await, "1", "the first was taken for new, and after it nothing is for a while");
+    }
+    eu.finish().await;
+}
+
+/// Of one event, and of several, asking for what is taken for new or leaving known ops to the constraint: four statements that must
+/// mean the same.
 #[tokio::test]
 async fn a_commit_is_kept_only_on_the_head_it_was_decided_on_and_only_with_ops_that_are_not_known() {
     let eu = World::alone().region("eu").await;
@@ -206,22 +222,26 @@ async fn a_commit_is_kept_only_on_the_head_it_was_decided_on_and_only_with_ops_t
         position += events;
         let docs: Vec<DocId> = commit.documents.iter().map(|document| document.doc.clone()).collect();
         let places: Vec<_> = commit.events.iter().map(|event| (region.clone(), event.position)).collect();
-        let ids: Vec<Uuid> = commit.events.iter().filter(|_| asks).map(|event| event.id).collect();
+        let ops: Vec<Uuid> = commit.events.iter().filter(|_| asks).map(|event| event.id).collect();
+        let new = New { ops, docs: if asks { docs.clone() } else { Vec::new() } };
         let nothing_new = || async {
             assert_eq!(store.head(db).await.unwrap(), before);
             assert!(store.events(db, &places).await.unwrap().is_empty() && store.documents(db, &docs).await.unwrap().is_empty());
         };
         let elsewhere = Head { mark: before.mark - 1, ..before.clone() };
-        assert_eq!(store.commit_on(db, &Advance::new(elsewhere, commit.clone()), &ids).await.unwrap(), Fate::Moved);
+        assert_eq!(store.commit_on(db, &Advance::new(elsewhere, commit.clone()), &new).await.unwrap(), Fate::Moved);
         nothing_new().await;
         let mut again = commit.clone();
-        let known = if asks { [ids.as_slice(), &[first.id]].concat() } else { Vec::new() };
         if !asks {
             again.events[0].id = first.id;
         }
-        assert_eq!(store.commit_on(db, &Advance::new(before.clone(), again), &known).await.unwrap(), Fate::Known);
-        nothing_new().await;
-        assert_eq!(store.commit_on(db, &Advance::new(before.clone(), commit.clone()), &ids).await.unwrap(), Fate::Kept);
+        let known_op = New { ops: [new.ops.as_slice(), &[first.id]].concat(), ..new.clone() };
+        let known_doc = New { docs: [docs.as_slice(), &[first.doc.clone()]].concat(), ..new.clone() };
+        for known in if asks { vec![known_op, known_doc] } else { vec![New::default()] } {
+            assert_eq!(store.commit_on(db, &Advance::new(before.clone(), again.clone()), &known).await.unwrap(), Fate::Known);
+            nothing_new().await;
+        }
+        assert_eq!(store.commit_on(db, &Advance::new(before.clone(), commit.clone()), &new).await.unwrap(), Fate::Kept);
         assert_eq!(store.head(db).await.unwrap(), commit.head);
         assert_eq!(store.events(db, &places).await.unwrap(), commit.events);
         assert_eq!(store.documents(db, &docs).await.unwrap(), commit.documents);
@@ -233,17 +253,13 @@ async fn a_commit_is_kept_only_on_the_head_it_was_decided_on_and_only_with_ops_t
         other.batch_execute(&format!("begin; update heads set mark = mark + {moves}")).await.unwrap();
         let event = |at| Event { position: position + at, id: Uuid::now_v7(), ..first.clone() };
         let events: Vec<Event> = (1..=events).map(event).collect();
-        let ids: Vec<Uuid> = events.iter().filter(|_| asks).map(|event| event.id).collect();
+        let new = New { ops: events.iter().filter(|_| asks).map(|event| event.id).collect(), docs: Vec::new() };
         let head = Head { mark: before.mark + 9, ..before.clone() };
         let commit = Commit { head, events, documents: vec![document.clone()], ..Commit::default() };
         let added = commit.events.len() as u64;
         let advance = Advance::new(Head { mark: before.mark + 1, ..before }, commit);
-        let (fate, ()) = tokio::join!(store.commit_on(db, &advance, &ids), async {
-            until("the commit waits for the lock", || async {
-                let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-                other.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0
-            })
-            .await;
+        let (fate, ()) = tokio::join!(store.commit_on(db, &advance, &new), async {
+            until_somebody_waits(&other).await;
             other.batch_execute("commit").await.unwrap();
         });
         assert_eq!(fate.unwrap(), if moves == 1 { Fate::Kept } else { Fate::Moved });
@@ -287,8 +303,8 @@ async fn updates_of_documents_and_heads_are_hot() {
         if counts.iter().map(|(all, _)| all).sum::<i64>() < 390 {
             return false;
         }
-        // A page that is just full is cleared with the next update of it.
-        assert!(counts.iter().all(|(all, hot)| *hot * 10 >= *all * 9), "{counts:?}");
+        // A page that is just full is cleared with the next update of it, unless somebody still reads what it held.
+        assert!(counts.iter().all(|(all, hot)| *hot * 4 >= *all * 3), "{counts:?}");
         true
     })
     .await;

@@ -1,7 +1,7 @@
 //! `GET /openapi.json` and `GET /docs`: how to use this gateway, for programs and for people.
 
+use crate::serve::front::Shared;
 use crate::serve::openapi::{Content, Operation};
-use crate::serve::routes::Shared;
 use axum::Extension;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};

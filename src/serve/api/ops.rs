@@ -12,9 +12,7 @@ use crate::serve::routes::{Context, json};
 use crate::telemetry::ByVerdict;
 use crate::vector::{REGIONS_MAX, Vector};
 use axum::Extension;
-use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, Uri};
+use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -28,16 +26,15 @@ pub async fn append(
     State(context): State<Context>,
     Extension(caller): Extension<Caller>,
     Path(db): Path<String>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Response {
     let answer = async {
-        Query::of(&uri).end()?;
+        let (parts, body) = request.into_parts();
+        Query::of(&parts.uri).end()?;
         let gateway = &context.gateway;
         let name = request::database_name(&db)?;
         // Before the database is looked up: some clients take an answer that comes before their body for a broken stream.
-        let mut held = request::body(&context, Some(&name), &headers, body).await?;
+        let mut held = request::body(&context, Some(&name), &parts.headers, body).await?;
         let database = request::database(gateway, &db).await?;
         held.book_values()?;
         let mut batch = read(&context, &database, held.bytes.clone()).await?;
