@@ -127,7 +127,8 @@ impl Value {
 
     /// The canonical text (RFC 8785).
     pub fn canonical(&self) -> String {
-        let mut out = String::new();
+        // A document's body, most often.
+        let mut out = String::with_capacity(if matches!(self, Self::Object(_)) { 256 } else { 0 });
         canonical::write(self, &mut out);
         out
     }

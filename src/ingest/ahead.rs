@@ -126,6 +126,7 @@ async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Advance>, new: New, gro
     let landing = match parts.keep(&decision, &new).await {
         Ok(Fate::Kept) => {
             parts.kept(queue, &decision);
+            parts.learn_unwritten(commit, new.docs);
             group.answer(outcomes, &commit.head);
             Landing::Kept
         }
@@ -224,6 +225,14 @@ impl Parts {
         self.cache.learn(&loaded, docs);
         let stands = loaded.head.vector.covers(&known) && lay_all_over(flying, &mut loaded, ids, docs);
         Ok(stands.then_some(loaded))
+    }
+
+    /// Takes in documents that were taken for new, and are not there: nothing was written to them.
+    fn learn_unwritten(&self, commit: &Commit, mut docs: Vec<DocId>) {
+        docs.retain(|doc| commit.documents.binary_search_by(|document| document.doc.cmp(doc)).is_err());
+        if !docs.is_empty() {
+            self.cache.learn(&Loaded { head: commit.head.clone(), known: Vec::new(), documents: Vec::new() }, &docs);
+        }
     }
 
     /// Commits what was decided, where nothing else was written since and what it takes for new is.

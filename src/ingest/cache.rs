@@ -32,15 +32,15 @@ pub struct Cache {
     kept: Mutex<Option<Kept>>,
     /// Groups that are looked up all the same.
     distrusted: AtomicU32,
-    /// Documents looked up in a row that never were there.
+    /// Looks in a row that found none of the documents.
     absent: AtomicUsize,
 }
 
 /// After an op that was known already: who sends again what was kept mostly has more of it.
 const DISTRUSTED: u32 = 64;
 
-/// After so many documents in a row that were new the next of which nothing is known is taken for new too, until one was not;
-/// and so many of a group at most, since its commit looks for them while it holds the head's lock.
+/// After so many looks in a row that found nothing, documents of which nothing is known are taken for new, until one was not; so
+/// many of a group at most, since its commit looks for them while it holds the head's lock.
 const NEW_MIN: usize = if cfg!(test) { 2 } else { 64 };
 const NEW_MAX: usize = 128;
 
@@ -119,7 +119,8 @@ impl Cache {
     /// Takes in documents as they were read; those that were asked for and not found are not there.
     pub fn learn(&self, loaded: &Loaded, asked: &[DocId]) {
         match loaded.documents.len() {
-            0 => drop(self.absent.fetch_add(asked.len(), Ordering::Relaxed)),
+            0 if asked.is_empty() => {}
+            0 => drop(self.absent.fetch_add(1, Ordering::Relaxed)),
             _ => self.expect_none_new(),
         }
         let mut guard = self.kept();

@@ -52,6 +52,20 @@ fn what_is_read_and_what_is_written_is_recalled_at_the_head_it_belongs_to() {
 }
 
 #[test]
+fn what_nobody_knows_of_is_taken_for_new_after_many_looks_that_found_nothing() {
+    let cache = Cache::new(Arc::new(Room::new(1 << 20)));
+    let look = |documents: Vec<Document>, n| cache.learn(&Loaded { documents, ..Loaded::default() }, &[doc(n), doc(n + 1000)]);
+    for n in 0..NEW_MIN {
+        assert!(!cache.expects_new(1));
+        look(Vec::new(), n);
+    }
+    assert!(cache.expects_new(1) && cache.expects_new(NEW_MAX));
+    assert!(!cache.expects_new(0) && !cache.expects_new(NEW_MAX + 1));
+    look(vec![document(7, "{}")], 7);
+    assert!(!cache.expects_new(1));
+}
+
+#[test]
 fn what_is_asked_for_stays_and_the_rest_goes_where_room_is_short() {
     let room = Arc::new(Room::new(40 * DOCUMENT_BYTES));
     let cache = Cache::new(room.clone());

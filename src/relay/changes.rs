@@ -21,7 +21,7 @@ use std::sync::Arc;
 const TASK: &str = "changes";
 
 /// One page.
-const PAGE: Extent = Extent { rows: 250, bytes: feed::PAGE_BYTES };
+const PAGE: Extent = Extent { rows: 1000, bytes: feed::PAGE_BYTES };
 
 pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
     loop {
@@ -109,7 +109,8 @@ fn is_ours(relay: &Relay, touches: &[&Touch], row: &Document) -> bool {
 fn message(relay: &Relay, database: &Database, row: &Document, shown: Shown, cursor: &str) -> Message {
     let gateway = &relay.gateway;
     let object = |shown: Shown| {
-        let mut out = String::from("{");
+        let mut out = String::with_capacity(row.body.as_ref().map_or(0, |body| body.len()) + 128);
+        out.push('{');
         write_row(row, shown, &mut out);
         out.push('}');
         out

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// Messages handed over that wait for the socket; further publishes wait.
-const CLIENT_MESSAGES: usize = 128;
+const CLIENT_MESSAGES: usize = 256;
 
 /// Messages a subscription holds before it drops some.
 const SUBSCRIPTION_MESSAGES: usize = 256;

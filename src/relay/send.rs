@@ -15,11 +15,11 @@ use tokio::time::Instant;
 /// The progress row this sender keeps.
 const TASK: &str = "journal";
 
+/// What a fault of the stream is about.
+const STREAM: &str = "stream";
+
 /// Tries to have a run kept by the stream before it goes without.
 const KEEP_TRIES: u32 = 3;
-
-/// How often a region that is alone looks whether it still is.
-const ALONE: Duration = Duration::from_millis(100);
 
 /// Events read at once.
 const READ: Bound = Bound { rows: 500, bytes: 1 << 20 };
@@ -46,13 +46,16 @@ async fn send_all(relay: &Relay, database: &Database, heads: &mut tokio::sync::w
     let mut sent = progress.vector.get(&own);
     let mut before: Option<Tip> = None;
     while relay.holds(database) {
-        let upto = heads.borrow_and_update().vector.get(&own);
-        if gateway.relay.is_alone(&own) {
+        let here = heads.borrow_and_update().vector.clone();
+        let upto = here.get(&own);
+        if gateway.relay.is_alone(&own, &here) {
             // Nobody would take a run, nor could he later read it from the stream without what the stream has let go of by
             // then; who comes fetches what he lacks from Postgres.
             sent = sent.max(upto);
             progress.move_to(relay, database, Vector::from_iter([(own.clone(), sent)])).await?;
-            tokio::time::sleep(ALONE).await;
+            gateway.relay.fault(about(database), None);
+            gateway.relay.fault(STREAM, None);
+            tokio::time::sleep(relay.poll()).await;
             continue;
         }
         if sent >= upto {
@@ -122,7 +125,7 @@ async fn publish(relay: &Relay, database: &Database, run: Run, follows: Option<T
         for attempt in 1..=KEEP_TRIES {
             match relay.within(relay.network.keep(&stream, message.clone())).await {
                 Ok(()) => {
-                    gateway.relay.fault("stream", None);
+                    gateway.relay.fault(STREAM, None);
                     return Ok(());
                 }
                 // No answer in time: it may only be slow, and what it does not keep is lost with this region.
@@ -130,7 +133,7 @@ async fn publish(relay: &Relay, database: &Database, run: Run, follows: Option<T
                 // Either NATS is away or frozen, and then the round trip below fails too and the run is sent again; or
                 // the stream alone is missing, refuses or is silent: live delivery and fetch suffice without it.
                 Err(error) => {
-                    gateway.relay.fault("stream", Some(error.chain().into()));
+                    gateway.relay.fault(STREAM, Some(error.chain().into()));
                     break;
                 }
             }

@@ -113,11 +113,11 @@ impl Status {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A peer told what it holds, at `theirs` by its clock and `ours` by this one's. Whether it is a new one.
+    /// A peer told what it holds, at `theirs` by its clock and `ours` by this one's. Whether that is still to be noted.
     pub fn heard(&self, region: &Region, ours: Millis, theirs: Millis, held: &[Held]) -> bool {
         let mut known = self.known();
         let (now, ahead) = (Instant::now(), theirs - ours);
-        let is_new = !known.peers.contains_key(region);
+        let unnoted = !known.notes.contains_key(region);
         let new =
             || Peer { since: now, heard: now, ahead, clock: ours, forks: BTreeSet::new(), dbs: BTreeMap::new(), compared: BTreeMap::new() };
         let peer = known.peers.entry(region.clone()).or_insert_with(new);
@@ -127,7 +127,7 @@ impl Status {
             peer.forks.retain(|(db, _)| *db != held.db);
             peer.forks.extend(held.forks.iter().map(|region| (held.db.clone(), region.clone())));
         }
-        is_new
+        unnoted
     }
 
     /// A journal was told to reach `upto`, and reaches `have` here.
@@ -267,11 +267,12 @@ impl Status {
         self.known().notes.keys().cloned().collect()
     }
 
-    /// Whether no other region was ever heard of, but for retired ones.
-    pub fn is_alone(&self, own: &Region) -> bool {
+    /// Whether no other region was ever heard of, nor is any event of one here, but for retired ones.
+    pub fn is_alone(&self, own: &Region, here: &Vector) -> bool {
         let known = self.known();
         let retired = |region: &Region| known.notes.get(region).is_some_and(|note| note.retired);
-        known.noted && known.notes.keys().chain(known.peers.keys()).all(|region| region == own || retired(region))
+        let mut others = known.notes.keys().chain(known.peers.keys()).chain(here.iter().map(|(region, _)| region));
+        known.noted && others.all(|region| region == own || retired(region))
     }
 
     pub fn is_retired(&self, region: &Region) -> bool {
@@ -410,16 +411,17 @@ mod tests {
         let (own, us) = (region("eu"), region("us"));
         let note = |region: &Region, retired| RegionNote { region: region.clone(), retired, accepted_until: Stamp::default() };
         let status = Status::default();
-        assert!(!status.is_alone(&own), "who was heard before is not known yet");
+        let here = Vector::parse("eu:3").unwrap();
+        assert!(!status.is_alone(&own, &here), "who was heard before is not known yet");
         status.note(vec![note(&own, false)]);
-        assert!(status.is_alone(&own));
-        status.heard(&us, 0, 0, &[]);
-        assert!(!status.is_alone(&own));
+        assert!(status.is_alone(&own, &here) && !status.is_alone(&own, &Vector::parse("eu:3,us:1").unwrap()));
+        assert!(status.heard(&us, 0, 0, &[]) && status.heard(&us, 0, 0, &[]), "it is said until it is noted");
+        assert!(!status.is_alone(&own, &here));
         status.note(vec![note(&us, true)]);
-        assert!(status.is_alone(&own));
+        assert!(!status.heard(&us, 0, 0, &[]) && status.is_alone(&own, &here));
         let begun_again = Status::default();
         begun_again.note(vec![note(&us, false)]);
-        assert!(!begun_again.is_alone(&own));
+        assert!(!begun_again.is_alone(&own, &here));
     }
 
     #[tokio::test]

@@ -11,9 +11,9 @@ use super::routes::Context;
 use crate::id::DatabaseName;
 use crate::problem::{Problem, ProblemKind};
 use axum::Router;
-use axum::body::HttpBody;
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::Response;
 use std::convert::Infallible;
 use std::future::ready;
@@ -62,18 +62,24 @@ impl Front {
         response
     }
 
-    async fn route(&self, request: Request) -> Answer {
+    async fn route(&self, mut request: Request) -> Answer {
         if self.context.gateway.access.is_open() {
             check_host(request.version(), request.uri(), request.headers())?;
         }
         if percent_encoding::percent_decode_str(request.uri().path()).decode_utf8().is_err() {
             return Err(Problem::new(ProblemKind::Invalid, "the path is not UTF-8").into());
         }
+        // What a GET would get, without its body.
+        let bare = request.method() == Method::HEAD;
+        if bare {
+            *request.method_mut() = Method::GET;
+        }
         let codings = request.headers().get_all(header::ACCEPT_ENCODING).iter().cloned();
         let codings: HeaderMap = codings.map(|coding| (header::ACCEPT_ENCODING, coding)).collect();
         let Ok(response) = self.routes.clone().oneshot(request).await;
         let response = self.hold(response, !codings.is_empty())?;
-        Ok(pack(response, codings).await)
+        let response = pack(response, codings).await;
+        Ok(if bare { response.map(|_| Body::empty()) } else { response })
     }
 
     /// Answers take their share of the memory for answers until they are read.
@@ -103,7 +109,7 @@ async fn pack(response: Response, codings: HeaderMap) -> Response {
     let mut made = Some(response);
     let made = service_fn(move |_| ready(Ok::<_, Infallible>(made.take().unwrap_or_default())));
     let Ok(packed) = layer.layer(made).oneshot(request).await;
-    packed.map(axum::body::Body::new)
+    packed.map(Body::new)
 }
 
 /// Streams are not gathered up to be compressed.

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 const KEPT_FOR: Duration = Duration::from_secs(2);
 
 /// What the databases of a process keep together, bytes.
-pub const BYTES_MAX: usize = 16 << 20;
+pub const BYTES_MAX: usize = 32 << 20;
 
 /// About what an event and the row it makes take beside their values, bytes.
 const EVENT_BYTES: usize = 1024;

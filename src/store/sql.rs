@@ -565,7 +565,8 @@ fn event_and_effect(row: &Row) -> Result<(Event, &str)> {
 
 /// The content column, as it is written and read.
 pub fn content(event: &Event) -> String {
-    let mut out = String::from("{\"effect\":");
+    let mut out = String::with_capacity(384);
+    out.push_str("{\"effect\":");
     event.effect.write(&mut out);
     out.push_str(",\"sent\":\"");
     out.push_str(&to_hex(&event.sent));

@@ -138,6 +138,8 @@ async fn large_answers_come_whole_however_they_are_packed() {
     for path in ["/docs/a/1", "/docs", "/changes?body=true", "/journal/eu", "/history/a/1"] {
         let plain = eu.client.http.get(eu.client.path(path)).send().await.unwrap();
         assert!(plain.content_length() > Some(300_000), "{path}");
+        let bare = eu.client.http.head(eu.client.path(path)).send().await.unwrap();
+        assert_eq!(bare.headers()["content-length"], plain.headers()["content-length"], "{path}");
         let plain = plain.bytes().await.unwrap();
         for http2 in [false, true] {
             let http = crate::support::client::http();
@@ -145,6 +147,11 @@ async fn large_answers_come_whole_however_they_are_packed() {
             for coding in ["gzip", "zstd"] {
                 let answer = http.get(eu.client.path(path)).header("accept-encoding", coding).send().await.unwrap();
                 assert_eq!(answer.headers()["content-encoding"], coding, "{path}");
+                let bare = http.head(eu.client.path(path)).header("accept-encoding", coding).send().await.unwrap();
+                for name in ["content-encoding", "content-length", "content-type", "vary", "etag"] {
+                    assert_eq!(bare.headers().get(name), answer.headers().get(name), "{name} of {path}");
+                }
+                assert!(bare.bytes().await.unwrap().is_empty());
                 let packed = answer.bytes().await.unwrap();
                 let mut unpacked = Vec::new();
                 match coding {

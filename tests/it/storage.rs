@@ -236,7 +236,7 @@ async fn a_commit_is_kept_only_on_the_head_it_was_decided_on_and_only_with_ops_t
             again.events[0].id = first.id;
         }
         let known_op = New { ops: [new.ops.as_slice(), &[first.id]].concat(), ..new.clone() };
-        let known_doc = New { docs: [docs.as_slice(), &[first.doc.clone()]].concat(), ..new.clone() };
+        let known_doc = New { docs: [docs.as_slice(), std::slice::from_ref(&first.doc)].concat(), ..new.clone() };
         for known in if asks { vec![known_op, known_doc] } else { vec![New::default()] } {
             assert_eq!(store.commit_on(db, &Advance::new(before.clone(), again.clone()), &known).await.unwrap(), Fate::Known);
             nothing_new().await;
@@ -253,7 +253,8 @@ async fn a_commit_is_kept_only_on_the_head_it_was_decided_on_and_only_with_ops_t
         other.batch_execute(&format!("begin; update heads set mark = mark + {moves}")).await.unwrap();
         let event = |at| Event { position: position + at, id: Uuid::now_v7(), ..first.clone() };
         let events: Vec<Event> = (1..=events).map(event).collect();
-        let new = New { ops: events.iter().filter(|_| asks).map(|event| event.id).collect(), docs: Vec::new() };
+        let docs = if asks { vec![DocId::new("c/none").unwrap()] } else { Vec::new() };
+        let new = New { ops: events.iter().filter(|_| asks).map(|event| event.id).collect(), docs };
         let head = Head { mark: before.mark + 9, ..before.clone() };
         let commit = Commit { head, events, documents: vec![document.clone()], ..Commit::default() };
         let added = commit.events.len() as u64;
