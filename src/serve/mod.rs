@@ -135,7 +135,9 @@ impl Server {
         let service = service_fn(move |request: Request<Incoming>| {
             let (front, line, busy, version) = (front.clone(), asked.clone(), asked.busy(), request.version());
             async move {
-                let answer = line.watched(version, front.answer(request.map(Body::new)).await);
+                // In a box, which goes once it is answered: hyper keeps room for what this holds as long as the connection lasts.
+                let answer = Box::pin(front.answer(request.map(Body::new))).await;
+                let answer = line.watched(version, answer);
                 drop(busy);
                 Ok::<_, Infallible>(answer)
             }
