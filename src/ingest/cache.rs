@@ -118,10 +118,10 @@ impl Cache {
 
     /// Takes in documents as they were read; those that were asked for and not found are not there.
     pub fn learn(&self, loaded: &Loaded, asked: &[DocId]) {
-        match loaded.documents.len() {
-            0 if asked.is_empty() => {}
-            0 => drop(self.absent.fetch_add(1, Ordering::Relaxed)),
-            _ => self.expect_none_new(),
+        if !loaded.documents.is_empty() {
+            self.expect_none_new();
+        } else if !asked.is_empty() {
+            self.absent.fetch_add(1, Ordering::Relaxed);
         }
         let mut guard = self.kept();
         let kept = guard.get_or_insert_with(|| Kept::new(loaded.head.clone(), &self.room));

@@ -94,7 +94,7 @@ impl Work {
         for doc in docs {
             let Entry::Vacant(place) = places.entry(doc.clone()) else { continue };
             place.insert(documents.len());
-            definitions.extend(schema::defined_by(doc).map(|collection| (collection.to_owned(), documents.len())));
+            definitions.extend(schema::collection_defined_by(doc).map(|collection| (collection.to_owned(), documents.len())));
             documents.push(Folded::open(doc, stored.get(doc).copied(), pasts.get(doc)).map_err(Error::corrupt)?);
         }
         let mut known: HashMap<Uuid, Vec<KnownOp>> = HashMap::new();
@@ -212,8 +212,7 @@ impl Work {
             return Ok(verdict);
         }
         let rejected = |problem| Ok(Verdict::Rejected { id: Some(op.id.to_string()), problem });
-        // Definitions themselves have none.
-        let definition = match self.definitions.get(op.doc.collection()).filter(|_| !op.doc.is_reserved()) {
+        let definition = match self.definitions.get(op.doc.collection()) {
             Some(place) => context.definitions.get(&mut self.documents[*place])?,
             None => None,
         };

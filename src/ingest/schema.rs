@@ -53,11 +53,6 @@ pub fn definition_of(doc: &DocId) -> Option<DocId> {
     DocId::new(&format!("{COLLECTION}/{}", doc.collection())).ok()
 }
 
-/// The collection that a document defines.
-pub fn defined_by(doc: &DocId) -> Option<&str> {
-    (doc.collection() == COLLECTION).then(|| doc.key())
-}
-
 /// A collection's definition, read and compiled.
 #[derive(Debug)]
 pub struct Definition {

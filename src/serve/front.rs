@@ -51,11 +51,11 @@ impl Front {
             Ok(response) => response,
             Err(refusal) => refuse(&self.context.gateway, refusal),
         };
-        let missing = response.status() == StatusCode::NOT_MODIFIED;
+        let unchanged = response.status() == StatusCode::NOT_MODIFIED;
         let headers = response.headers_mut();
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        if missing {
+        if unchanged {
             // It would say how long the document is, and that it is empty.
             headers.remove(header::CONTENT_LENGTH);
         }
