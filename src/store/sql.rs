@@ -134,22 +134,24 @@ pub const ACCEPT: &str = "insert into regions (region, accepted_until) values ($
 
 const EVENT_COLUMNS: &str = "region, position, stamp, id, doc, kind, client, actor, batch, batch_index, batch_count, atomic, seen, own, edited_at, rules, salt, content";
 
-/// Events of a document after a place in T, up to a stamp.
+/// Events of a document after a place in T, up to a stamp; also all that share the last one's stamp, by which alone the index
+/// orders them. Said in terms of that index: ordered by more, a page is sorted out of all of the document's past.
 pub fn past() -> String {
-    let page =
-        "select * from events where database = (select $1::int4) and doc = $2 and (stamp, region, position) > ($3, $4, $5) and stamp <= $6
-        order by stamp, region, position limit $7";
-    bounded(page, "stamp, region, position", "$8")
+    past_where("")
 }
 
-/// The same of one client; also all that share the last one's stamp, by which alone its index orders them. Said in terms of that
-/// index: where few are expected of a document, another looks as good, and reads all of its past for those of one client.
+/// The same of one client.
 pub fn past_of_client() -> String {
-    let page = "select * from events
-        where database = (select $1::int4) and doc = $2 and (client, stamp) >= ($9, $3) and (client, stamp) <= ($9, $6)
-            and (stamp > $3 or (region, position) > ($4, $5))
-        order by client, stamp fetch first $7 rows with ties";
-    bounded(page, "stamp, region, position", "$8")
+    past_where("and client = $9")
+}
+
+fn past_where(more: &str) -> String {
+    let page = format!(
+        "select * from events where database = (select $1::int4) and doc = $2 and stamp >= $3 and stamp <= $6
+            and (stamp > $3 or (region, position) > ($4, $5)) {more}
+        order by stamp fetch first $7 rows with ties"
+    );
+    bounded(&page, "stamp, region, position", "$8")
 }
 
 pub fn events_at() -> String {
@@ -172,12 +174,12 @@ pub fn events_by_document() -> String {
     )
 }
 
+/// Events of a document before a place in T, the last first; with ties as [`past`] has them.
 pub fn history() -> String {
-    let order = "stamp desc, region desc, position desc";
-    let page = format!(
-        "select * from events where database = (select $1::int4) and doc = $2 and (stamp, region, position) < ($3, $4, $5) order by {order} limit $6"
-    );
-    bounded(&page, order, "$7")
+    let page = "select * from events where database = (select $1::int4) and doc = $2 and stamp <= $3
+            and (stamp < $3 or (region, position) < ($4, $5))
+        order by stamp desc fetch first $6 rows with ties";
+    bounded(page, "stamp desc, region desc, position desc", "$7")
 }
 
 /// Documents that a journal touched between two positions.
@@ -211,8 +213,13 @@ pub const KEYFRAME_AFTER: &str = "select stamp, region, position, latest, state 
     where database = (select $1::int4) and doc = $2 and (stamp, region, position) > ($3, $4, $5)
     order by stamp, region, position limit 1";
 
+/// All events of a document. It is named as a range: of one document few are expected, and gathered to be sorted, however many
+/// they are.
 pub fn events_of_document() -> String {
-    format!("select {EVENT_COLUMNS} from events where database = (select $1::int4) and doc = $2 order by stamp, region, position")
+    format!(
+        "select {EVENT_COLUMNS} from events where database = (select $1::int4) and doc >= $2 and doc <= $2
+        order by doc, stamp, region, position"
+    )
 }
 
 /// A journal from its beginning to its end.
@@ -308,8 +315,7 @@ pub static APPEND: LazyLock<String> = LazyLock::new(|| append_rows(Rows::Many, &
 pub static KEEP: LazyLock<String> = LazyLock::new(|| keep_rows(Rows::Many, &LOCKED, 2));
 
 /// A whole commit in one statement, so that it is one transaction and one round trip: nothing of it is kept unless the head
-/// still is what it was decided on, and what is taken for new
-/// is not there, where anything is.
+/// still is what it was decided on, and what is taken for new is not there, where anything is.
 ///
 /// The head is written either way, as it was where it is another: whoever holds its lock is waited for, and it is looked at as it
 /// is then. Events and documents are seen as they were before that; what was decided on accounts for those since.

@@ -6,10 +6,11 @@ use crate::support::{Process, Region, SUITE, Settings, World, own_postgres, unti
 use serde_json::json;
 use std::collections::BTreeMap;
 use tidegate::cli::dev::postgres::Postgres;
+use tidegate::clock::Stamp;
 use tidegate::id::{DocId, Region as Name};
 use tidegate::journal::Event;
-use tidegate::project::Document;
-use tidegate::store::{Advance, Commit, Fate, Head, New, migrate};
+use tidegate::project::{Document, Place};
+use tidegate::store::{Advance, Bound, Commit, Fate, Head, New, Stretch, migrate};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
@@ -265,6 +266,58 @@ async fn a_commit_is_kept_only_on_the_head_it_was_decided_on_and_only_with_ops_t
         });
         assert_eq!(fate.unwrap(), if moves == 1 { Fate::Kept } else { Fate::Moved });
         position += if moves == 1 { added } else { 0 };
+    }
+    // Such events no gateway would write: not finished, since the audit would find them.
+}
+
+/// The index orders a document's events by their stamps alone: what has one stamp comes in one page, in the order of T.
+#[tokio::test]
+async fn pages_of_a_documents_past_miss_nothing_where_regions_stamp_alike() {
+    let eu = World::alone().region("eu").await;
+    eu.client.create("shop").await;
+    eu.client.write(vec![put("a/1", json!({"n": 1}))]).await;
+    let gateway = eu.running.as_ref().unwrap().gateway.clone();
+    let (store, db) = (&*gateway.store, gateway.databases()[0].id);
+    let first = store.events(db, &[(Name::new("eu").unwrap(), 1)]).await.unwrap().remove(0);
+    let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let mut commit = Commit { head: store.head(db).await.unwrap(), ..Commit::default() };
+    // Two clients by turns; in each round all regions stamp alike, and are written in no order.
+    for round in 1..=4u64 {
+        for (region, client) in [("us", one), ("ap", two), ("za", one), ("af", one)] {
+            let (region, stamp) = (Name::new(region).unwrap(), Stamp::from_i64(first.stamp.to_i64() + round as i64));
+            commit.events.push(Event { region, position: round, stamp, client, id: Uuid::now_v7(), ..first.clone() });
+        }
+    }
+    let (locked, _) = store.lock(db, &[], &[]).await.unwrap();
+    locked.commit(&commit).await.unwrap();
+    let mut all = [vec![first.clone()], commit.events].concat();
+    all.sort_by_key(Place::of);
+    for rows in 1..=6 {
+        let bound = Bound { rows, bytes: 1 << 20 };
+        let (mut back, mut before) = (Vec::new(), None);
+        while let Some(last) = {
+            let page = store.history(db, &first.doc, before, bound).await.unwrap();
+            back.extend(page.iter().cloned());
+            page.last().cloned()
+        } {
+            before = Some((last.stamp, last.region, last.position));
+        }
+        back.reverse();
+        assert_eq!(back, all, "{rows} a page");
+        let (mut locked, _) = store.lock(db, &[], &[]).await.unwrap();
+        for client in [None, Some(one), Some(two)] {
+            let (mut past, mut after) = (Vec::new(), None);
+            loop {
+                let stretch = Stretch { doc: &first.doc, after: after.as_ref(), upto: None, client };
+                let page: Vec<Event> = locked.past(&stretch, bound).await.unwrap();
+                let Some(last) = page.last() else { break };
+                after = Some(Place::of(last));
+                past.extend(page);
+            }
+            let wanted: Vec<Event> = all.iter().filter(|event| client.is_none_or(|client| event.client == client)).cloned().collect();
+            assert_eq!(past, wanted, "{client:?}, {rows} a page");
+        }
+        locked.release().await;
     }
     // Such events no gateway would write: not finished, since the audit would find them.
 }
