@@ -9,6 +9,7 @@ use crate::id::{DatabaseName, Position, Region};
 use crate::journal::Event;
 use crate::store::{Bound, Span};
 use bytes::Bytes;
+use futures_util::stream::{self, Stream};
 use std::sync::Arc;
 
 /// Events of one reply.
@@ -47,4 +48,31 @@ pub async fn request(relay: &Relay, from: &Region, db: &DatabaseName, region: &R
         }
         _ => Ok(events),
     }
+}
+
+/// Events of a journal, in order; or where another content stands than was given before, and with whom.
+pub type Page = std::result::Result<Vec<Event>, (Position, Region)>;
+
+/// What a region has behind an event and up to a position, page after page, each asked for once it is polled for. Each begins with
+/// the last one before it, which must be the same. Ends where there is no more, or no answer: whoever goes on asks again, or
+/// another region.
+pub fn pages(relay: Arc<Relay>, from: Region, db: DatabaseName, after: Event, upto: Position) -> impl Stream<Item = Page> {
+    stream::unfold(Some(after), move |last| {
+        let (relay, from, db) = (relay.clone(), from.clone(), db.clone());
+        async move {
+            let last = last.filter(|last| last.position < upto)?;
+            let (region, after, holder) = (last.region.clone(), last.position - 1, from.clone());
+            // A task of its own: whoever stops polling for a while must not keep its turn from others.
+            let asked = tokio::spawn(async move { request(&relay, &holder, &db, &region, after).await });
+            let mut events = asked.await.ok()?.ok()?;
+            if events.is_empty() {
+                return None;
+            }
+            if events.remove(0) != last {
+                return Some((Err((last.position, from)), None));
+            }
+            let last = events.last()?.clone();
+            Some((Ok(events), Some(last)))
+        }
+    })
 }

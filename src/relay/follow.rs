@@ -1,8 +1,9 @@
 //! One other region's journal of one database, applied here in position order, without a gap.
 
+use super::fetch::{self, Page};
 use super::status::Fault;
 use super::wire::{self, Tip};
-use super::{Relay, fetch, kept};
+use super::{Relay, kept};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::gateway::{Database, Gate};
@@ -12,6 +13,8 @@ use crate::journal::Event;
 use crate::planted;
 use crate::telemetry::ByPeer;
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{self, FuturesOrdered, Stream};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -19,7 +22,7 @@ use tokio::sync::mpsc;
 /// Failures to fetch in a row that are no fault yet: the other side may just be starting.
 const FAILURES_QUIET: u32 = 5;
 
-/// Events of one commit, and commits that are handed over at once.
+/// Events of one commit, and commits that are on their way at once.
 const APPLY_EVENTS_MAX: usize = 2000;
 const PIECES_MAX: usize = 3;
 
@@ -36,6 +39,13 @@ pub async fn run(relay: Arc<Relay>, database: Arc<Database>, region: Region, mut
     while let Some(work) = works.recv().await {
         follower.take(work).await;
     }
+}
+
+/// How a piece arrived that was handed over: so many events, with what the journal ends with after them.
+struct Landed {
+    events: usize,
+    tip: Option<Tip>,
+    done: Result<()>,
 }
 
 struct Follower {
@@ -143,6 +153,12 @@ impl Follower {
 
     /// Takes events that follow on what is here; applies what is whole.
     async fn take_events(&mut self, events: Vec<Event>) -> Result<()> {
+        self.receive(events)?;
+        self.apply(stream::empty()).await
+    }
+
+    /// What is not here yet waits, where it follows on what is.
+    fn receive(&mut self, events: Vec<Event>) -> Result<()> {
         let reached = self.reached();
         self.waiting.extend(events.into_iter().filter(|event| event.position > reached));
         if let Some(first) = self.waiting.first()
@@ -152,91 +168,121 @@ impl Follower {
             self.waiting.clear(); // somebody set this region's journal back: begin at what is here
             return Err(Error::new(Kind::Unavailable, "the run does not follow on what is here"));
         }
+        Ok(())
+    }
+
+    /// Applies what is whole of what waits, and of the pages that follow, in pieces, several at once: one is decided while the
+    /// one before it is written, and the next page is fetched meanwhile.
+    async fn apply(&mut self, pages: impl Stream<Item = Page>) -> Result<()> {
+        let (mut pages, mut page, mut more) = (std::pin::pin!(pages), self.waiting.len(), true);
+        // So many of those that wait are on their way, in pieces that land in their order.
+        let (mut flying, mut handed) = (FuturesOrdered::new(), 0);
         loop {
-            let pieces = self.pieces();
-            if pieces.is_empty() {
-                return Ok(());
+            while flying.len() < PIECES_MAX
+                && let Some(piece) = self.piece(handed)
+            {
+                let events = &self.waiting[handed..handed + piece];
+                self.wait_for_clock(events).await;
+                flying.push_back(self.hand_over(events));
+                handed += piece;
             }
-            let this = &*self;
-            let apply = |(piece, tip): (Vec<Event>, Tip)| async move { (piece.len(), tip, this.apply(piece).await) };
-            // Side by side, in their order: one is decided while the one before it is written.
-            for (events, tip, done) in futures_util::future::join_all(pieces.into_iter().map(apply)).await {
-                match done {
+            // Beside what is on its way one page waits at most, or what an atomic batch has that has not ended with it.
+            let fetches = more && (self.waiting.len() - handed <= page || flying.is_empty());
+            tokio::select! {
+                biased;
+                Some(Landed { events, tip, done }) = flying.next() => match done {
                     Ok(()) => {
                         self.waiting.drain(..events);
+                        handed -= events;
                         self.chunk = (self.chunk * 2).min(APPLY_EVENTS_MAX);
-                        self.tip = Some(tip);
+                        self.tip = tip;
                         self.succeed();
                     }
-                    // Away, or too much at once: what waits is kept, and less of it is tried.
-                    Err(error) if error.kind.policy().retry => {
-                        self.chunk = (self.chunk / 2).max(1);
-                        self.failures += 1;
-                        if self.failures > FAILURES_QUIET {
-                            self.relay.gateway.relay.fault(self.about(), Some(error.chain().into()));
-                        }
-                        let patience = Duration::from_millis(200 << self.failures.min(4)).min(self.relay.poll());
-                        tokio::time::sleep(patience.max(Duration::from_millis(200))).await;
-                        break;
-                    }
                     Err(error) => {
-                        self.waiting.clear();
-                        return Err(error);
+                        // What was handed over behind it is not kept, or is known when it is handed over again.
+                        while flying.next().await.is_some() {}
+                        handed = 0;
+                        self.retreat(error).await?;
                     }
-                }
+                },
+                next = pages.next(), if fetches => match next {
+                    Some(Ok(events)) => {
+                        page = events.len();
+                        self.receive(events)?;
+                    }
+                    Some(Err((position, holder))) => {
+                        while flying.next().await.is_some() {}
+                        self.waiting.clear();
+                        return Err(self.fork(position, holder.as_str()));
+                    }
+                    None => more = false,
+                },
+                else => return Ok(()),
             }
         }
     }
 
-    /// What is applied next: some pieces of whole batches, each with what the journal ends with after it.
-    fn pieces(&self) -> Vec<(Vec<Event>, Tip)> {
-        let mut rest = &self.waiting[..];
-        let mut pieces = Vec::new();
-        while pieces.len() < PIECES_MAX
-            && let Some(end) = whole(rest, self.chunk)
-        {
-            // What stands before one that is stamped too far ahead need not wait with it.
-            let early = rest[..end].iter().position(|event| self.is_too_far_ahead(event));
-            if early == Some(0) && !pieces.is_empty() {
-                break;
-            }
-            let end = early.map_or(end, |good| whole(&rest[..good], self.chunk).unwrap_or(end));
-            let piece;
-            (piece, rest) = rest.split_at(end);
-            let Some(last) = piece.last() else { break };
-            pieces.push((piece.to_vec(), Tip::of(last.position, &last.line(&self.database.name))));
-            if early.is_some() {
-                break;
-            }
+    /// Away, or too much at once: what waits is kept, and less of it is tried. Anything else is said.
+    async fn retreat(&mut self, error: Error) -> Result<()> {
+        if !error.kind.policy().retry {
+            self.waiting.clear();
+            return Err(error);
         }
-        pieces
+        self.chunk = (self.chunk / 2).max(1);
+        self.failures += 1;
+        if self.failures > FAILURES_QUIET {
+            self.relay.gateway.relay.fault(self.about(), Some(error.chain().into()));
+        }
+        let patience = Duration::from_millis(200 << self.failures.min(4)).min(self.relay.poll());
+        tokio::time::sleep(patience.max(Duration::from_millis(200))).await;
+        Ok(())
     }
 
-    /// Applies whole batches. Too far ahead of the clock: waits, since dropping would only mean fetching again.
-    async fn apply(&self, events: Vec<Event>) -> Result<()> {
-        let gateway = self.relay.gateway.clone();
+    /// How many events the next piece has, behind those that were handed over: whole batches.
+    fn piece(&self, handed: usize) -> Option<usize> {
+        let rest = &self.waiting[handed..];
+        let end = whole(rest, self.chunk)?;
+        // What stands before one that is stamped too far ahead need not wait with it; that one goes when nothing else does.
+        let Some(early) = rest[..end].iter().position(|event| self.is_too_far_ahead(event)) else { return Some(end) };
+        whole(&rest[..early], self.chunk).or(Some(end).filter(|_| handed == 0))
+    }
+
+    /// Too far ahead of the clock: waits, since dropping would only mean fetching again.
+    async fn wait_for_clock(&self, events: &[Event]) {
+        let status = &self.relay.gateway.relay;
         let about = format!("clock of {}/{}", self.database.name, self.region);
         while let Some(event) = events.iter().find(|event| self.is_too_far_ahead(event)) {
             let what = format!(
                 "{}:{} is stamped {}, too far ahead of this region's clock; the journal waits (tidegate relay accept {} takes it)",
                 self.region, event.position, event.stamp, self.region
             );
-            gateway.relay.fault(&about, Some(Fault::red(what)));
-            gateway.relay.waits(&self.database.name, &self.region, events.last().map(|last| last.stamp));
+            status.fault(&about, Some(Fault::red(what)));
+            status.waits(&self.database.name, &self.region, events.last().map(|last| last.stamp));
             tokio::time::sleep(self.relay.poll()).await;
         }
-        gateway.relay.fault(&about, None);
+        status.fault(&about, None);
+    }
+
+    /// Hands whole batches to the appender, at once; how that went, later.
+    fn hand_over(&self, events: &[Event]) -> impl Future<Output = Landed> + use<> {
+        let (relay, database, region) = (self.relay.clone(), self.database.clone(), self.region.clone());
         let stamps: Vec<Stamp> = events.iter().map(|event| event.stamp).collect();
-        // Dead here: nothing was kept, or all of it; the next start asks from the position that the head has.
-        match self.database.appender.follow(self.region.clone(), events).await? {
-            Followed { gap: false, .. } => {
-                gateway.relay.waits(&self.database.name, &self.region, None);
-                self.measure(&stamps);
-                Ok(())
-            }
-            Followed { gap: true, have } => {
-                Err(Error::new(Kind::Conflict, format!("the journal is at {have} here; it is fetched from there")))
-            }
+        let tip = events.last().map(|last| Tip::of(last.position, &last.line(&database.name)));
+        // Dead from here on: nothing was kept, or all of it; the next start asks from the position that the head has.
+        let followed = database.appender.follow(region.clone(), events.to_vec());
+        async move {
+            let done = match followed.await {
+                Ok(Followed { gap: false, .. }) => {
+                    relay.gateway.relay.waits(&database.name, &region, None);
+                    measure(&relay, &region, &stamps);
+                    Ok(())
+                }
+                Ok(Followed { gap: true, have }) => {
+                    Err(Error::new(Kind::Conflict, format!("the journal is at {have} here; it is fetched from there")))
+                }
+                Err(error) => Err(error),
+            };
+            Landed { events: stamps.len(), tip, done }
         }
     }
 
@@ -247,14 +293,6 @@ impl Follower {
         ahead > gateway.config.clock.ahead_ms_max
             && event.stamp > gateway.relay.accepted_until()
             && event.stamp > self.database.known().stamp
-    }
-
-    /// From accepted there to applied here, by the other region's own clock as far as it is known.
-    fn measure(&self, stamps: &[Stamp]) {
-        let gateway = &self.relay.gateway;
-        let now = gateway.clock.now() + gateway.relay.ahead_of(&self.region, gateway.clock.now());
-        let histogram = gateway.metrics.convergence.get_or_create(&ByPeer { peer: self.region.to_string() });
-        stamps.iter().for_each(|stamp| histogram.observe((now - stamp.millis()).max(0) as f64 / 1000.0));
     }
 
     /// Fetches up to a position: from the journal's own region, else from any that has it, else from its stream.
@@ -272,9 +310,10 @@ impl Follower {
             let mut last = Error::new(Kind::Unavailable, "nobody has the events");
             for holder in holders {
                 match self.fetch(&holder, have).await {
-                    Ok(events) if events.is_empty() => {}
                     Ok(events) => {
-                        self.take_on(&holder, events, upto).await?;
+                        let Some(last) = events.last().cloned() else { continue };
+                        self.receive(events)?;
+                        self.apply(fetch::pages(self.relay.clone(), holder, self.database.name.clone(), last, upto)).await?;
                         break;
                     }
                     Err(error) => last = error,
@@ -299,29 +338,6 @@ impl Follower {
 }
 
 impl Follower {
-    /// Takes what a holder gave, and fetches on from it meanwhile.
-    async fn take_on(&mut self, holder: &Region, mut events: Vec<Event>, upto: Position) -> Result<()> {
-        let (relay, db, region) = (self.relay.clone(), self.database.name.clone(), self.region.clone());
-        while let Some(end) = events.last().cloned() {
-            let last = end.position;
-            let more = async {
-                match last < upto {
-                    true => fetch::request(&relay, holder, &db, &region, last - 1).await,
-                    false => Ok(Vec::new()),
-                }
-            };
-            let (taken, more) = tokio::join!(self.take_events(events), more);
-            taken?;
-            // Whoever fails meanwhile is asked again, or another one.
-            events = more.unwrap_or_default();
-            // It gives the event that it goes on from, too.
-            if !events.is_empty() && events.remove(0) != end {
-                return Err(self.fork(last, holder.as_str()));
-            }
-        }
-        Ok(())
-    }
-
     /// What a holder has after a position. It gives the event at that position too: another content there is a fork.
     async fn fetch(&self, holder: &Region, have: Position) -> Result<Vec<Event>> {
         let (gateway, db) = (&self.relay.gateway, &self.database.name);
@@ -343,6 +359,14 @@ impl Follower {
         }
         Ok(events)
     }
+}
+
+/// From accepted there to applied here, by the other region's own clock as far as it is known.
+fn measure(relay: &Relay, region: &Region, stamps: &[Stamp]) {
+    let gateway = &relay.gateway;
+    let now = gateway.clock.now() + gateway.relay.ahead_of(region, gateway.clock.now());
+    let histogram = gateway.metrics.convergence.get_or_create(&ByPeer { peer: region.to_string() });
+    stamps.iter().for_each(|stamp| histogram.observe((now - stamp.millis()).max(0) as f64 / 1000.0));
 }
 
 /// Where to cut so that what is before it holds whole atomic batches only, and about so many events.

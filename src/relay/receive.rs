@@ -8,8 +8,9 @@ use super::wire::{self, BEFORE, FIRST, LAST};
 use super::{Relay, compare, kept};
 use crate::gateway::{Database, Gate};
 use crate::id::{DatabaseName, Region};
+use crate::store::DatabaseId;
 use crate::vector::Vector;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -33,6 +34,8 @@ async fn listen(relay: &Arc<Relay>, followers: &mut Followers) -> crate::error::
     let mut journals = relay.network.subscribe(&relay.subjects.journals(), None).await?;
     let mut heartbeats = relay.network.subscribe(&relay.subjects.heartbeats(), None).await?;
     let mut commits = relay.network.subscribe(&relay.subjects.commit(&relay.gateway.region), None).await?;
+    let (mut leased, mut held) = (relay.leased.subscribe(), HashSet::new());
+    leased.mark_changed();
     // Streams are looked through in a task of their own: that may take long, and nothing here may wait for it.
     let (found, mut kept) = mpsc::channel(64);
     let looking = tokio::spawn(look_through(relay.clone(), found));
@@ -42,6 +45,12 @@ async fn listen(relay: &Arc<Relay>, followers: &mut Followers) -> crate::error::
             biased;
             Some((db, region, upto)) = kept.recv() => {
                 claim(relay, followers, &db, &region, upto).await;
+                continue;
+            }
+            Ok(()) = leased.changed() => {
+                let now = leased.borrow_and_update().clone();
+                claim_all(relay, followers, now.difference(&held)).await;
+                held = now;
                 continue;
             }
             message = next(&mut heartbeats) => message,
@@ -177,6 +186,18 @@ async fn check_tip(relay: &Arc<Relay>, region: &Region, database: &Arc<Database>
     if wire::Tip::of(tip.position, &event.line(&held.db)) != *tip {
         let what = format!("{region}:{} has one content here and another in {region}: the journal is followed no further", tip.position);
         gateway.relay.fork(&held.db, region, what);
+    }
+}
+
+/// What peers were heard to hold of databases that this process relays from now on: nobody followed them here before, and the
+/// next heartbeat that tells of them may be a while away.
+async fn claim_all(relay: &Arc<Relay>, followers: &mut Followers, databases: impl Iterator<Item = &DatabaseId>) {
+    let databases: HashSet<&DatabaseId> = databases.collect();
+    for database in relay.gateway.databases().iter().filter(|database| databases.contains(&database.id)) {
+        for (journal, upto) in relay.gateway.relay.heard_of(&database.name).iter().filter(|(journal, _)| **journal != relay.gateway.region)
+        {
+            claim(relay, followers, &database.name, journal, upto).await;
+        }
     }
 }
 

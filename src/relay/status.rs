@@ -230,6 +230,13 @@ impl Status {
         regions
     }
 
+    /// What peers, all together, were heard to hold of a database.
+    pub fn heard_of(&self, db: &DatabaseName) -> Vector {
+        let mut all = Vector::default();
+        self.known().peers.values().filter_map(|peer| peer.dbs.get(db)).for_each(|vector| all.join(vector));
+        all
+    }
+
     /// Notes what is wrong about something, or that it is right again.
     pub fn fault(&self, about: impl Into<String>, what: Option<Fault>) {
         let about = about.into();
