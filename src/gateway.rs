@@ -8,6 +8,7 @@ use crate::id::{DatabaseName, Position, Region};
 use crate::ingest::cache::{Cache, Room};
 use crate::ingest::commit::{self, Appender, advance};
 use crate::ingest::definitions::Definitions;
+use crate::ingest::lanes::Lanes;
 use crate::ingest::{Checked, Outcome};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::planted::Planted;
@@ -44,6 +45,8 @@ pub struct Gateway {
     kept: Arc<Kept>,
     /// What their documents in memory may take.
     room: Arc<Room>,
+    /// In which the large groups of all databases make room for small ones.
+    lanes: Arc<Lanes>,
     /// The other regions were asked what they hold of this one's journals.
     pub asked: watch::Sender<bool>,
     /// Somebody committed, somewhere: look now rather than at the next poll.
@@ -152,6 +155,7 @@ impl Gateway {
             databases: RwLock::default(),
             kept: Arc::default(),
             room: Arc::new(Room::new(config.limits.cache_bytes_max)),
+            lanes: Arc::default(),
             asked: watch::Sender::new(true),
             look: Notify::new(),
             config,
@@ -245,6 +249,7 @@ impl Gateway {
                 cache: cache.clone(),
                 planted: self.planted,
                 definitions: Definitions::default(),
+                lanes: self.lanes.clone(),
             });
             self.lifecycle.critical(format!("appender of {name}"), task);
             Arc::new(Database {

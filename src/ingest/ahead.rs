@@ -4,18 +4,20 @@
 //!                              recall or look, decide on top of that → commit on the head that the first leaves …
 //!
 //! What is in memory is not looked up; whether ops are known already is then asked by the commit itself, and so is whether a
-//! document is there of which nothing is known, where the last such ones were all new. Nothing is locked
-//! meanwhile: a commit names the head it was decided on, and the store keeps it only where that has not moved. One may be sent
-//! before the one below it has landed: it waits for the lock, and finds the head it names, or is not kept. Where the head has
-//! moved, since another gateway wrote, or where the group before was not kept, or a document's past must be read, a group is
-//! decided once more under the lock.
+//! document is there of which nothing is known, where the last such ones were all new. Nothing is locked meanwhile: a commit
+//! names the head it was decided on, and the store keeps it only where that has not moved. One may be sent before the one below
+//! it has landed: it waits for the lock, and finds the head it names, or is not kept. Where the head has moved, since another
+//! gateway wrote, or where the group before was not kept, or a document's past must be read, a group is decided once more under
+//! the lock.
 
 use super::cache::Recalled;
 use super::commit::{Parts, Queue};
 use super::decide::{Context, Work};
 use super::group::{Group, Outcomes};
+use super::lanes::Lane;
 use crate::error::{Kind, Result};
 use crate::id::DocId;
+use crate::journal::Event;
 use crate::project::Document;
 use crate::store::{Advance, Commit, Fate, Head, KnownOp, Loaded, New};
 use futures_util::StreamExt;
@@ -64,11 +66,14 @@ pub enum Landing {
 }
 
 impl<'a> Flights<'a> {
-    pub fn launch(&mut self, parts: &'a Parts, queue: &'a Queue, decision: Decision, group: Group) {
+    pub fn launch(&mut self, parts: &'a Parts, queue: &'a Queue, decision: Decision, group: Group, lane: Option<Lane>) {
         let Decision { advance, outcomes, new } = decision;
         let advance = Arc::new(advance);
         self.decisions.push_back(advance.clone());
-        self.flying.push_back(Box::pin(fly(parts, queue, advance, new, group, outcomes)));
+        self.flying.push_back(Box::pin(async move {
+            let _until_landed = lane;
+            fly(parts, queue, advance, new, group, outcomes).await
+        }));
     }
 
     pub fn is_flying(&self) -> bool {
@@ -160,12 +165,14 @@ impl Parts {
     /// Decides a group on what is there, or on top of what is on its way there. `None`: only under the lock.
     pub async fn decide_ahead(&self, group: &Group, flying: &[Arc<Advance>]) -> Result<Option<Decision>> {
         let (ids, docs) = group.asks();
-        if let Some((loaded, new)) = self.recall(flying, &ids, &docs).await? {
+        if let Some((loaded, taken)) = self.recall(flying, &ids, &docs).await? {
             let decision = self.decide_on(loaded, group, &docs)?;
             // Where nothing is written no commit would ask after the ops.
             if decision.as_ref().is_none_or(Decision::writes) {
-                let new = |advance: &Advance| New { ops: self.unasked(ids, advance), docs: new };
-                return Ok(decision.map(|decision| Decision { new: new(&decision.advance), ..decision }));
+                return Ok(decision.map(|decision| {
+                    let new = New { ops: Self::unasked(ids, &decision.advance), docs: taken };
+                    Decision { new, ..decision }
+                }));
             }
         }
         let Some(loaded) = self.look(flying, &ids, &docs).await? else { return Ok(None) };
@@ -184,11 +191,12 @@ impl Parts {
         Ok(plain.then_some(Decision { advance, outcomes, new: New::default() }))
     }
 
-    /// Ids for which the commit must look: an op that it writes stands once in a journal, which the store sees to by itself.
-    fn unasked(&self, mut ids: Vec<Uuid>, advance: &Advance) -> Vec<Uuid> {
+    /// Ids for which the commit must look: an op stands once in a journal, which the store sees to by itself, so that where all is
+    /// one journal those need no look that are written.
+    fn unasked(mut ids: Vec<Uuid>, advance: &Advance) -> Vec<Uuid> {
         let events = &advance.commit.events;
-        if events.iter().all(|event| event.region == self.region) && advance.before.vector.iter().all(|(region, _)| *region == self.region)
-        {
+        let Some(Event { region, .. }) = events.first() else { return ids };
+        if advance.commit.head.vector.iter().all(|(journal, _)| journal == region) {
             let written: HashSet<Uuid> = events.iter().map(|event| event.id).collect();
             ids.retain(|id| !written.contains(id));
         }

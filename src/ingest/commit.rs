@@ -15,6 +15,7 @@ use super::cache::Cache;
 use super::decide::{Decided, Refold, Work};
 use super::definitions::Definitions;
 use super::group::{Answer, Batches, Followed, Group, Outcomes, Place, Run};
+use super::lanes::Lanes;
 use super::past::Reader;
 use super::verdict::Outcome;
 use crate::clock::Clock;
@@ -112,6 +113,8 @@ pub struct Parts {
     /// What the next commits need to know.
     pub cache: Arc<Cache>,
     pub definitions: Definitions,
+    /// In which the large groups of all databases make room for small ones.
+    pub lanes: Arc<Lanes>,
 }
 
 impl Appender {
@@ -136,11 +139,15 @@ impl Appender {
         answer.await.map_err(|_| stopped())?
     }
 
-    /// Applies a run of another region's journal, in order.
-    pub async fn follow(&self, region: Region, events: Vec<Event>) -> Result<Followed> {
+    /// Applies a run of another region's journal, behind those that were handed over before. It is handed over at once, whether
+    /// the answer is waited for or not.
+    pub fn follow(&self, region: Region, events: Vec<Event>) -> impl Future<Output = Result<Followed>> + use<> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job::Follow(Run { region, events, reply })).map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        let sent = self.jobs.send(Job::Follow(Run { region, events, reply })).map_err(|_| stopped());
+        async move {
+            sent?;
+            answer.await.map_err(|_| stopped())?
+        }
     }
 
     fn reserve(&self, ops: usize, bytes: usize) -> Result<Place> {
@@ -206,6 +213,7 @@ async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver
                 Group::Batches(batches)
             }
         };
+        let lane = flights.meanwhile(parts.lanes.enter(parts.db, group.ops())).await;
         let flying = flights.decisions();
         let decided = match contended {
             0 => flights.meanwhile(parts.decide_ahead(&group, &flying)).await,
@@ -218,7 +226,7 @@ async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver
         }
         let stands = parts.settle(queue, &mut flights, &mut contended).await;
         match decided {
-            Ok(Some(decision)) if stands => flights.launch(parts, queue, decision, group),
+            Ok(Some(decision)) if stands => flights.launch(parts, queue, decision, group, lane),
             // What failed is tried again there, and said there.
             _ => {
                 contended = contended.saturating_sub(1);

@@ -166,6 +166,7 @@ impl Region1 {
             recent: Arc::new(Recent::new(Arc::default())),
             // Room for all of it, or for hardly anything.
             cache: Arc::new(Cache::new(Arc::new(Room::new([1 << 20, 2000][at % 2])))),
+            lanes: Arc::default(),
             definitions: Definitions::default(),
         };
         Self { parts, memory, queue: Queue::default(), flying: VecDeque::new() }

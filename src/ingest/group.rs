@@ -97,6 +97,13 @@ impl Batches {
 }
 
 impl Group {
+    pub fn ops(&self) -> usize {
+        match self {
+            Self::Batches(batches) => batches.ops(),
+            Self::Run(run) => run.events.len(),
+        }
+    }
+
     /// Ids and documents that its commit must know.
     pub fn asks(&self) -> (Vec<Uuid>, Vec<DocId>) {
         match self {
