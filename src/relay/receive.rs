@@ -49,7 +49,7 @@ async fn listen(relay: &Arc<Relay>, followers: &mut Followers) -> crate::error::
             }
             Ok(()) = leased.changed() => {
                 let now = leased.borrow_and_update().clone();
-                claim_all(relay, followers, now.difference(&held)).await;
+                claim_all(relay, followers, &held).await;
                 held = now;
                 continue;
             }
@@ -189,13 +189,13 @@ async fn check_tip(relay: &Arc<Relay>, region: &Region, database: &Arc<Database>
     }
 }
 
-/// What peers were heard to hold of databases that this process relays from now on: nobody followed them here before, and the
-/// next heartbeat that tells of them may be a while away.
-async fn claim_all(relay: &Arc<Relay>, followers: &mut Followers, databases: impl Iterator<Item = &DatabaseId>) {
-    let databases: HashSet<&DatabaseId> = databases.collect();
-    for database in relay.gateway.databases().iter().filter(|database| databases.contains(&database.id)) {
-        for (journal, upto) in relay.gateway.relay.heard_of(&database.name).iter().filter(|(journal, _)| **journal != relay.gateway.region)
-        {
+/// What peers were heard to hold of databases that this process relays and did not before: nobody followed them here, and the next
+/// heartbeat that tells of them may be a while away.
+async fn claim_all(relay: &Arc<Relay>, followers: &mut Followers, before: &HashSet<DatabaseId>) {
+    let taken = |database: &Arc<Database>| relay.holds(database) && !before.contains(&database.id);
+    for database in relay.gateway.databases().into_iter().filter(taken) {
+        let heard = relay.gateway.relay.heard_of(&database.name);
+        for (journal, upto) in heard.iter().filter(|(journal, _)| **journal != relay.gateway.region) {
             claim(relay, followers, &database.name, journal, upto).await;
         }
     }

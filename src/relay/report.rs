@@ -7,7 +7,6 @@ use crate::id::{DatabaseName, Position, Region};
 use crate::json::write_string;
 use crate::store::Head;
 use crate::telemetry::{ByPeer, Metrics};
-use crate::vector::Vector;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -110,9 +109,8 @@ impl Status {
     /// What peers hold of each journal of a database and this region does not.
     fn behind(&self, db: &DatabaseName, head: &Head) -> BTreeMap<Region, (Position, Duration)> {
         let known = self.known();
-        let mut most = Vector::new();
-        known.peers.values().filter_map(|peer| peer.dbs.get(db)).for_each(|vector| most.join(vector));
-        let lag = most.iter().map(|(region, position)| {
+        let heard = known.heard_of(db);
+        let lag = heard.iter().map(|(region, position)| {
             let events = position.saturating_sub(head.vector.get(region));
             let since = known.behind.get(&(db.clone(), region.clone())).filter(|_| events > 0);
             (region.clone(), (events, since.map_or(Duration::ZERO, |(_, since)| since.elapsed())))

@@ -232,9 +232,7 @@ impl Status {
 
     /// What peers, all together, were heard to hold of a database.
     pub fn heard_of(&self, db: &DatabaseName) -> Vector {
-        let mut all = Vector::default();
-        self.known().peers.values().filter_map(|peer| peer.dbs.get(db)).for_each(|vector| all.join(vector));
-        all
+        self.known().heard_of(db)
     }
 
     /// Notes what is wrong about something, or that it is right again.
@@ -357,6 +355,12 @@ impl Status {
 }
 
 impl Known {
+    pub fn heard_of(&self, db: &DatabaseName) -> Vector {
+        let mut all = Vector::new();
+        self.peers.values().filter_map(|peer| peer.dbs.get(db)).for_each(|vector| all.join(vector));
+        all
+    }
+
     fn most(&self, db: &DatabaseName, journal: &Region) -> Position {
         let retired = |region: &Region| self.notes.get(region).is_some_and(|note| note.retired);
         let live = self.peers.iter().filter(|(region, peer)| !retired(region) && peer.heard.elapsed() <= CLOCK_HELD);
