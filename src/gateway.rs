@@ -8,8 +8,8 @@ use crate::id::{DatabaseName, Position, Region};
 use crate::ingest::cache::{Cache, Room};
 use crate::ingest::commit::{self, Appender, advance};
 use crate::ingest::definitions::Definitions;
-use crate::ingest::lanes::Lanes;
 use crate::ingest::{Checked, Outcome};
+use crate::lanes::Lanes;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::planted::Planted;
 use crate::random::Random;
@@ -45,8 +45,8 @@ pub struct Gateway {
     kept: Arc<Kept>,
     /// What their documents in memory may take.
     room: Arc<Room>,
-    /// In which the large groups of all databases make room for small ones.
-    lanes: Arc<Lanes>,
+    /// In which long work makes room for small writes.
+    pub lanes: Arc<Lanes>,
     /// The other regions were asked what they hold of this one's journals.
     pub asked: watch::Sender<bool>,
     /// Somebody committed, somewhere: look now rather than at the next poll.

@@ -29,4 +29,5 @@ pub mod store;
 // What puts it together and what stands beside it.
 pub mod cli;
 pub mod gateway;
+pub mod lanes;
 pub mod verify;

@@ -15,7 +15,6 @@ use super::cache::Cache;
 use super::decide::{Decided, Refold, Work};
 use super::definitions::Definitions;
 use super::group::{Answer, Batches, Followed, Group, Outcomes, Place, Run};
-use super::lanes::Lanes;
 use super::past::Reader;
 use super::verdict::Outcome;
 use crate::clock::Clock;
@@ -23,6 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::id::{DocId, Region};
 use crate::journal::Event;
 use crate::json::Value;
+use crate::lanes::Lanes;
 use crate::planted::Planted;
 use crate::project::Document;
 use crate::project::document::{Past, Wants};
@@ -113,7 +113,7 @@ pub struct Parts {
     /// What the next commits need to know.
     pub cache: Arc<Cache>,
     pub definitions: Definitions,
-    /// In which the large groups of all databases make room for small ones.
+    /// In which long work makes room for small writes.
     pub lanes: Arc<Lanes>,
 }
 

@@ -10,7 +10,6 @@ pub mod decide;
 pub mod definitions;
 pub mod effect;
 pub mod group;
-pub mod lanes;
 pub mod past;
 pub mod schema;
 pub mod verdict;

@@ -9,10 +9,12 @@ use crate::clock::format_time;
 use crate::error::{Error, Kind, Result};
 use crate::gateway::Database;
 use crate::id::DocId;
+use crate::lanes::apart;
 use crate::project::Document;
 use crate::store::Touch;
 use crate::store::listing::{Shown, write_row};
 use crate::token::Cursor;
+use crate::vector::Vector;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,7 +36,6 @@ pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
 }
 
 async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
-    let gateway = &relay.gateway;
     let mut heads = database.head.subscribe();
     let mut progress = Progress::read(relay, database, TASK).await?;
     let vector = progress.vector.clone();
@@ -46,17 +47,16 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
         let known = heads.borrow_and_update().vector.clone();
         let is_new = !cursor.vector.covers(&known);
         if is_new {
-            let page = feed::next(&*gateway.store, database, Some(&cursor), &Filter::default(), PAGE, true).await?;
-            if page.behind || page.cursor.vector == cursor.vector {
+            let Some((messages, next)) = read_page(relay, database, &cursor, &known).await? else {
                 // Nothing that moves us on: the store was set back, or is read from somewhere that lags.
                 tokio::time::sleep(relay.poll()).await;
                 continue;
-            }
+            };
             if progress.vector == cursor.vector {
                 generation = relay.network.generation();
             }
-            publish_page(relay, database, &page, &cursor).await?;
-            cursor = page.cursor;
+            publish(relay, messages).await?;
+            cursor = next;
         }
         if progress.vector != cursor.vector && progress.is_due() {
             relay.within(relay.network.flush()).await?;
@@ -77,8 +77,22 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
     Ok(())
 }
 
-/// Publishes what a page that follows a cursor tells of; nobody says yet that the server has it.
-async fn publish_page(relay: &Relay, database: &Database, page: &Page, since: &Cursor) -> Result<()> {
+/// What is to be published after a cursor, and the cursor behind that; `None`: nothing that moves on. `known` is about how far it goes.
+async fn read_page(relay: &Relay, database: &Database, since: &Cursor, known: &Vector) -> Result<Option<(Vec<Message>, Cursor)>> {
+    let gateway = &relay.gateway;
+    let events = usize::try_from(known.beyond(&since.vector)).unwrap_or(usize::MAX);
+    // Not while they are sent: NATS may take its time.
+    let _lane = gateway.lanes.pass(database.id, events).await;
+    apart(events, async {
+        let page = feed::next(&*gateway.store, database, Some(since), &Filter::default(), PAGE, true).await?;
+        let moves_on = !page.behind && page.cursor.vector != since.vector;
+        Ok(moves_on.then(|| (messages(relay, database, &page, since), page.cursor)))
+    })
+    .await
+}
+
+/// What a page that follows a cursor tells of.
+fn messages(relay: &Relay, database: &Database, page: &Page, since: &Cursor) -> Vec<Message> {
     let mut touches: HashMap<&DocId, Vec<&Touch>> = HashMap::new();
     page.touches.iter().for_each(|touch| touches.entry(&touch.doc).or_default().push(touch));
     let rows = page.rows.iter().enumerate().map(|(at, row)| (row, page.shown(at, true)));
@@ -87,8 +101,11 @@ async fn publish_page(relay: &Relay, database: &Database, page: &Page, since: &C
     let (before, after) = (since.encode(&database.name), page.cursor.encode(&database.name));
     // Only the last row of a page moves a reader's cursor.
     let cursor = |at: usize| if at + 1 == mine.len() { &after } else { &before };
-    let messages: Vec<Message> =
-        mine.iter().enumerate().map(|(at, (row, shown))| message(relay, database, row, *shown, cursor(at))).collect();
+    mine.iter().enumerate().map(|(at, (row, shown))| message(relay, database, row, *shown, cursor(at))).collect()
+}
+
+/// Nobody says yet that the server has them.
+async fn publish(relay: &Relay, messages: Vec<Message>) -> Result<()> {
     let count = messages.len() as u64;
     for message in messages {
         relay.within(relay.network.publish(message)).await?;

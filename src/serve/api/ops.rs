@@ -4,6 +4,7 @@ use crate::access::Caller;
 use crate::gateway::Database;
 use crate::ingest::authorize::authorize;
 use crate::ingest::{Checked, Outcome, Verdict};
+use crate::lanes::LONG;
 use crate::problem::{Problem, ProblemKind};
 use crate::serve::openapi::{BODY, Content, Operation};
 use crate::serve::problem::Refusal;
@@ -58,10 +59,11 @@ pub async fn append(
 
 /// Reads the batch; a large one off the event loop, where it would hold up everybody else.
 async fn read(context: &Context, database: &Arc<Database>, bytes: Bytes) -> Result<Checked, Refusal> {
-    let (gateway, database) = (context.gateway.clone(), database.clone());
+    let (gateway, db) = (context.gateway.clone(), database.clone());
     let large = bytes.len() > INLINE_BYTES_MAX;
-    let work = move || request::reader(&gateway, &database, &gateway.config.ingest()).read(&bytes);
+    let work = move || request::reader(&gateway, &db, &gateway.config.ingest()).read(&bytes);
     let batch = if large {
+        let _lane = context.gateway.lanes.pass(database.id, LONG).await;
         tokio::task::spawn_blocking(work).await.map_err(|_| Problem::new(ProblemKind::Internal, "reading the batch failed"))?
     } else {
         work()
