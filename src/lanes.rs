@@ -2,14 +2,17 @@
 //!
 //! To read a thousand ops, to decide on them, to commit them and to tell of them each take a processor for milliseconds, here or in
 //! the store. While other databases are written to little by little, such work of a process goes in lanes, half as many as there
-//! are processors, so that some are free whenever a small write comes. While nobody else writes, nothing waits. What this process
-//! does of it by itself it does [`apart`] from what it serves.
+//! are processors, so that some are free whenever a small write comes; a database has one lane at a time, so that they take turns.
+//! While no other database had a small group lately, nothing waits.
 
 use crate::store::DatabaseId;
+use crate::store::turns::{Turn, Turns};
+use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 /// Work with so many ops, or rows, is long.
@@ -18,30 +21,41 @@ pub const LONG: usize = 128;
 /// A small group is made room for so long after it came: more of its kind are likely.
 const ROOM_FOR: Duration = Duration::from_secs(10);
 
-/// A lane is waited for so long at most: whoever is in it may wait for a lock in the store.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// A lane is had for so long at most: whoever is in it may wait, for a lock in the store say, and is in nobody's way then.
+const HAD_FOR: Duration = Duration::from_secs(1);
 
 /// A place in a lane; others go when it is dropped.
-pub type Lane = OwnedSemaphorePermit;
+pub struct Lane {
+    _left: oneshot::Sender<()>,
+}
 
 pub struct Lanes {
     lanes: Arc<Semaphore>,
+    turns: Turns,
+    asides: Semaphore,
+    taken: AtomicU64,
     /// The last databases, two different ones, that had a small group, and when.
     small: Mutex<[Option<(DatabaseId, Instant)>; 2]>,
 }
 
 impl Default for Lanes {
     fn default() -> Self {
-        Self::new(std::thread::available_parallelism().map_or(1, |processors| processors.get() / 2))
+        Self::new(std::thread::available_parallelism().map_or(1, NonZero::get))
     }
 }
 
 impl Lanes {
-    fn new(lanes: usize) -> Self {
-        Self { lanes: Arc::new(Semaphore::new(lanes.max(1))), small: Mutex::default() }
+    fn new(processors: usize) -> Self {
+        let lanes = Arc::new(Semaphore::new((processors / 2).max(1)));
+        Self { lanes, turns: Turns::new(1), asides: Semaphore::new(processors), taken: AtomicU64::new(0), small: Mutex::default() }
     }
 
-    /// For a group of ops that is to be committed; a small one goes at once, and has room made for it.
+    /// How often a lane was taken.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// For a group of ops that is to be committed: a small one goes at once, and has room made for it from now on.
     pub async fn enter(&self, db: DatabaseId, ops: usize) -> Option<Lane> {
         if ops < LONG {
             self.note(db);
@@ -49,12 +63,24 @@ impl Lanes {
         self.pass(db, ops).await
     }
 
-    /// For other work with so many ops, or rows: a lane, where it needs one, or has waited long enough.
+    /// For other work with so many ops, or rows: waits for a lane, where it is long and room is to be made.
     pub async fn pass(&self, db: DatabaseId, items: usize) -> Option<Lane> {
         if items < LONG || !self.makes_room(db) {
             return None;
         }
-        tokio::time::timeout(PATIENCE, self.lanes.clone().acquire_owned()).await.ok()?.ok()
+        let turn = self.turns.wait(db).await?;
+        let lane = self.lanes.clone().acquire_owned().await.ok()?;
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        Some(Lane::of(turn, lane))
+    }
+
+    /// Computes something from so many ops, or rows; where they are many, the other tasks of this thread go on on another meanwhile.
+    pub fn aside<T>(&self, items: usize, work: impl FnOnce() -> T) -> T {
+        // A runtime of one thread has no other.
+        let has_others = || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+        // No more than there are processors: each takes another thread.
+        let place = if items >= LONG && has_others() { self.asides.try_acquire().ok() } else { None };
+        if place.is_some() { tokio::task::block_in_place(work) } else { work() }
     }
 
     fn note(&self, db: DatabaseId) {
@@ -72,14 +98,15 @@ impl Lanes {
     }
 }
 
-/// Does something with so many ops, or rows; where they are many, the other tasks of this thread go on on another meanwhile.
-pub async fn apart<T>(items: usize, work: impl Future<Output = T>) -> T {
-    let serving = Handle::current();
-    // A runtime of one thread has nobody else who could serve.
-    if items < LONG || serving.runtime_flavor() != RuntimeFlavor::MultiThread {
-        return work.await;
+impl Lane {
+    fn of(turn: Turn, lane: OwnedSemaphorePermit) -> Self {
+        let (left, leaves) = oneshot::channel();
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(HAD_FOR, leaves).await;
+            drop((turn, lane));
+        });
+        Self { _left: left }
     }
-    tokio::task::block_in_place(|| serving.block_on(work))
 }
 
 #[cfg(test)]
@@ -89,41 +116,60 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn long_work_goes_in_lanes_while_another_database_has_small_groups() {
-        let lanes = Lanes::new(1);
+        let lanes = Lanes::new(2);
         let enter = |db, ops| lanes.enter(db, ops).now_or_never();
         assert!(enter(1, LONG).is_some_and(|lane| lane.is_none()), "nobody else writes");
         assert!(lanes.pass(2, 1).now_or_never().is_some_and(|lane| lane.is_none()));
-        assert!(enter(1, LONG).is_some_and(|lane| lane.is_none()), "small work beside a commit is made no room for");
+        assert!(enter(1, LONG).is_some_and(|lane| lane.is_none()), "only groups have room made for them");
         assert!(enter(1, LONG - 1).is_some_and(|lane| lane.is_none()));
         assert!(enter(1, LONG).is_some_and(|lane| lane.is_none()), "its own small groups wait in line with it");
         let lane = enter(2, LONG).flatten();
         assert!(lane.is_some(), "it makes room for the first");
         assert!(enter(3, LONG).is_none(), "there is one lane");
-        assert!(lanes.pass(2, LONG).now_or_never().is_none(), "for other long work, too");
+        assert!(lanes.pass(3, LONG).now_or_never().is_none(), "for other long work, too");
         assert!(enter(2, 1).is_some(), "a small one never waits");
         assert!(enter(1, LONG).is_none(), "now the first makes room, too");
         drop(lane);
-        assert!(enter(3, LONG).flatten().is_some());
+        assert!(lanes.enter(3, LONG).await.is_some());
         tokio::time::advance(ROOM_FOR).await;
         assert!(enter(3, LONG).is_some_and(|lane| lane.is_none()), "that was a while ago");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_stays_in_a_lane_holds_nobody_up_for_long() {
-        let lanes = Lanes::new(1);
+    async fn databases_take_turns() {
+        let lanes = Lanes::new(2);
         lanes.enter(1, 1).await;
-        let stays = lanes.enter(2, LONG).await;
-        assert!(stays.is_some());
-        assert!(lanes.enter(3, LONG).await.is_none(), "it goes without");
+        let first = lanes.enter(2, LONG).await;
+        let mut second = Box::pin(lanes.pass(2, LONG));
+        let mut others = Box::pin(lanes.pass(3, LONG));
+        assert!((&mut second).now_or_never().is_none());
+        assert!((&mut others).now_or_never().is_none());
+        drop(first);
+        let others = tokio::select! {
+            biased;
+            _ = &mut second => panic!("a database goes twice, and another waits"),
+            lane = &mut others => lane,
+        };
+        drop(others);
+        assert!(second.await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stays_in_a_lane_is_in_nobodys_way_for_long() {
+        let lanes = Lanes::new(2);
+        lanes.enter(1, 1).await;
+        let begun = Instant::now();
+        let _stays = lanes.enter(2, LONG).await;
+        assert!(lanes.enter(3, LONG).await.is_some());
+        assert_eq!(begun.elapsed().as_secs(), HAD_FOR.as_secs());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn others_are_served_while_long_work_goes_on() {
-        let (served, seen) = std::sync::mpsc::channel();
+    async fn others_go_on_beside_long_work() {
+        let (done, others) = std::sync::mpsc::channel();
         let work = tokio::spawn(async move {
-            tokio::spawn(async move { served.send(()) });
-            // Without letting go of its thread it waits for what only another one can do.
-            apart(LONG, async { seen.recv() }).await
+            tokio::spawn(async move { done.send(()) });
+            Lanes::default().aside(LONG, || others.recv_timeout(Duration::from_secs(60)))
         });
         assert_eq!(work.await.unwrap(), Ok(()));
     }

@@ -52,6 +52,7 @@ pub struct Metrics {
     pub relay: Family<ByRelay, Counter>,
     pub commits: Gauge,
     pub locked: Gauge,
+    pub lanes: Gauge,
     pub events: Gauge,
     pub queue_ops: Gauge,
     pub queue_bytes: Gauge,
@@ -80,6 +81,7 @@ impl Default for Metrics {
             relay: Family::default(),
             commits: Gauge::default(),
             locked: Gauge::default(),
+            lanes: Gauge::default(),
             events: Gauge::default(),
             queue_ops: Gauge::default(),
             queue_bytes: Gauge::default(),
@@ -105,6 +107,8 @@ impl Default for Metrics {
             registry.register("journal_commits", "Commits of this process since its start", metrics.commits.clone());
             let help = "Those of them that were decided under the database's lock";
             registry.register("journal_commits_locked", help, metrics.locked.clone());
+            let help = "Pieces of long work of one database that made room for small writes of others";
+            registry.register("lanes_taken", help, metrics.lanes.clone());
             registry.register(
                 "journal_events",
                 "Events this process wrote since its start, others' journals included",

@@ -17,7 +17,7 @@ use super::group::{Group, Outcomes};
 use crate::error::{Kind, Result};
 use crate::id::DocId;
 use crate::journal::Event;
-use crate::lanes::{Lane, apart};
+use crate::lanes::Lane;
 use crate::project::Document;
 use crate::store::{Advance, Commit, Fate, Head, KnownOp, Loaded, New};
 use futures_util::StreamExt;
@@ -130,12 +130,11 @@ async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Advance>, new: New, gro
     let commit = &decision.commit;
     let landing = match parts.keep(&decision, &new).await {
         Ok(Fate::Kept) => {
-            apart(group.ops(), async {
+            parts.lanes.aside(group.ops(), || {
                 parts.kept(queue, &decision);
                 parts.learn_unwritten(commit, new.docs);
                 group.answer(outcomes, &commit.head);
-            })
-            .await;
+            });
             Landing::Kept
         }
         Ok(Fate::Moved) => Landing::Again { group, moved: commit.writes().then(|| decision.before.clone()) },
@@ -169,7 +168,7 @@ impl Parts {
     pub async fn decide_ahead(&self, group: &Group, flying: &[Arc<Advance>]) -> Result<Option<Decision>> {
         let (ids, docs) = group.asks();
         if let Some((loaded, taken)) = self.recall(flying, &ids, &docs).await? {
-            let decision = self.decide_on(loaded, group, &docs).await?;
+            let decision = self.lanes.aside(group.ops(), || self.decide_on(loaded, group, &docs))?;
             // Where nothing is written no commit would ask after the ops.
             if decision.as_ref().is_none_or(Decision::writes) {
                 return Ok(decision.map(|decision| {
@@ -179,14 +178,10 @@ impl Parts {
             }
         }
         let Some(loaded) = self.look(flying, &ids, &docs).await? else { return Ok(None) };
-        self.decide_on(loaded, group, &docs).await
+        self.lanes.aside(group.ops(), || self.decide_on(loaded, group, &docs))
     }
 
-    async fn decide_on(&self, loaded: Loaded, group: &Group, docs: &[DocId]) -> Result<Option<Decision>> {
-        apart(group.ops(), async { self.decide_at_once(loaded, group, docs) }).await
-    }
-
-    fn decide_at_once(&self, loaded: Loaded, group: &Group, docs: &[DocId]) -> Result<Option<Decision>> {
+    fn decide_on(&self, loaded: Loaded, group: &Group, docs: &[DocId]) -> Result<Option<Decision>> {
         let mut work = Work::open(&loaded, &HashMap::new(), docs.iter(), self.planted)?;
         let outcomes = group.decide(&mut work, &self.context(self.clock.now()));
         if !work.wants().is_empty() {

@@ -73,6 +73,7 @@ pub async fn metrics(State(context): State<Context>) -> Response {
     let metrics = &gateway.metrics;
     metrics.commits.set(sum(|queue| queue.commits.load(Ordering::Relaxed)));
     metrics.locked.set(sum(|queue| queue.locked.load(Ordering::Relaxed)));
+    metrics.lanes.set(gateway.lanes.taken() as i64);
     metrics.events.set(sum(|queue| queue.events.load(Ordering::Relaxed)));
     metrics.queue_ops.set(sum(|queue| queue.ops() as u64));
     metrics.queue_bytes.set(sum(|queue| queue.bytes() as u64));

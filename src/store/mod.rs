@@ -17,7 +17,7 @@ pub mod rebuild;
 pub mod recent;
 mod sql;
 mod transaction;
-mod turns;
+pub mod turns;
 
 pub use postgres::Postgres;
 

@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+/// Others go when it is dropped.
+pub type Turn = OwnedSemaphorePermit;
+
 pub struct Turns {
     each: usize,
     databases: Mutex<HashMap<DatabaseId, Weak<Semaphore>>>,
@@ -22,13 +25,14 @@ impl Turns {
     ///
     /// # Errors
     /// `Unavailable` where it does not come in time.
-    pub async fn take(&self, db: DatabaseId, patience: Duration) -> Result<OwnedSemaphorePermit> {
-        let turn = self.of(db).acquire_owned();
-        let late = || Error::new(Kind::Unavailable, "waiting for a connection: too many read this database at once");
-        match tokio::time::timeout(patience, turn).await {
-            Ok(Ok(turn)) => Ok(turn),
-            Ok(Err(_)) | Err(_) => Err(late()),
-        }
+    pub async fn take(&self, db: DatabaseId, patience: Duration) -> Result<Turn> {
+        let turn = tokio::time::timeout(patience, self.wait(db)).await.ok().flatten();
+        turn.ok_or_else(|| Error::new(Kind::Unavailable, "waiting for a connection: too many read this database at once"))
+    }
+
+    /// The same, however long it takes.
+    pub async fn wait(&self, db: DatabaseId) -> Option<Turn> {
+        self.of(db).acquire_owned().await.ok()
     }
 
     fn of(&self, db: DatabaseId) -> Arc<Semaphore> {

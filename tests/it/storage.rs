@@ -1,7 +1,7 @@
 //! What Postgres is trusted with, and what it is not.
 
 use crate::convergence::{Silent, metrics};
-use crate::support::client::{patch, put};
+use crate::support::client::{Client as App, patch, put};
 use crate::support::{Process, Region, SUITE, Settings, World, own_postgres, until};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -152,7 +152,12 @@ async fn until_somebody_waits(other: &tokio_postgres::Client) {
 
 /// How many commits were decided under the database's lock.
 async fn locked(eu: &Region) -> String {
-    metrics(&eu.client).await.lines().find_map(|line| line.strip_prefix("tidegate_journal_commits_locked ")).unwrap().to_owned()
+    metric(eu, "tidegate_journal_commits_locked").await
+}
+
+async fn metric(eu: &Region, name: &str) -> String {
+    let metrics = metrics(&eu.client).await;
+    metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap().to_owned()
 }
 
 #[tokio::test]
@@ -177,6 +182,18 @@ async fn plain_writes_need_no_lock_and_what_was_kept_before_is_told_all_the_same
     let owner = connect(&eu.settings.owner).await;
     let events: i64 = owner.query_one("select count(*) from events", &[]).await.unwrap().get(0);
     assert_eq!(events, 202);
+    eu.finish().await;
+}
+
+#[tokio::test]
+async fn a_large_batch_makes_room_for_small_ones_of_another_database() {
+    let eu = World::new().region("eu").await;
+    let [quiet, flood] = ["quiet", "flood"].map(|db| App::new(&eu.client.url, db));
+    quiet.create("quiet").await;
+    flood.create("flood").await;
+    quiet.write(vec![put("a/1", json!({}))]).await;
+    flood.write((0..1000).map(|n| put(&format!("a/{n}"), json!({"text": "x".repeat(100)}))).collect()).await;
+    until("it was read, committed and told of in a lane", || async { metric(&eu, "tidegate_lanes_taken").await == "3" }).await;
     eu.finish().await;
 }
 

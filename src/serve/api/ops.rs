@@ -8,20 +8,19 @@ use crate::lanes::LONG;
 use crate::problem::{Problem, ProblemKind};
 use crate::serve::openapi::{BODY, Content, Operation};
 use crate::serve::problem::Refusal;
-use crate::serve::request::{self, Query};
+use crate::serve::request::{self, Held, Query};
 use crate::serve::routes::{Context, json};
 use crate::telemetry::ByVerdict;
 use crate::vector::{REGIONS_MAX, Vector};
 use axum::Extension;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bodies larger than this are read off the event loop.
-const INLINE_BYTES_MAX: usize = 256 << 10;
+/// Bodies larger than this are long work, which is done off the event loop.
+const INLINE_BYTES_MAX: usize = 64 << 10;
 
 pub async fn append(
     State(context): State<Context>,
@@ -38,11 +37,17 @@ pub async fn append(
         let mut held = request::body(&context, Some(&name), &parts.headers, body).await?;
         let database = request::database(gateway, &db).await?;
         held.book_values()?;
-        let mut batch = read(&context, &database, held.bytes.clone()).await?;
-        authorize(&mut batch, &caller, &database.name);
-        // `held` keeps its share of the memory for bodies until this request is answered.
-        wait_for_what_was_seen(&context, &database, &batch).await?;
         let limit = Duration::from_millis(gateway.config.limits.request_ms_max);
+        let read = tokio::time::timeout(limit, read(&context, &database, held)).await;
+        // `held` keeps its share of the memory for bodies until this request is answered.
+        let (mut batch, held) = read.map_err(|_| {
+            Problem::new(
+                ProblemKind::Unavailable,
+                "the batch was not looked at within the time of a request, and nothing of it was kept; send it again",
+            )
+        })??;
+        authorize(&mut batch, &caller, &database.name);
+        wait_for_what_was_seen(&context, &database, &batch).await?;
         let appended = tokio::time::timeout(limit, gateway.append(&database, batch)).await;
         let outcome = appended.map_err(|_| {
             Problem::new(
@@ -58,17 +63,19 @@ pub async fn append(
 }
 
 /// Reads the batch; a large one off the event loop, where it would hold up everybody else.
-async fn read(context: &Context, database: &Arc<Database>, bytes: Bytes) -> Result<Checked, Refusal> {
+async fn read(context: &Context, database: &Arc<Database>, held: Held) -> Result<(Checked, Held), Refusal> {
     let (gateway, db) = (context.gateway.clone(), database.clone());
-    let large = bytes.len() > INLINE_BYTES_MAX;
-    let work = move || request::reader(&gateway, &db, &gateway.config.ingest()).read(&bytes);
-    let batch = if large {
-        let _lane = context.gateway.lanes.pass(database.id, LONG).await;
+    let large = held.bytes.len() > INLINE_BYTES_MAX;
+    let work = move || (request::reader(&gateway, &db, &gateway.config.ingest()).read(&held.bytes), held);
+    let (batch, held) = if large {
+        let lane = context.gateway.lanes.pass(database.id, LONG).await;
+        // It goes on where its client goes away, and has its lane and its share of the memory until then.
+        let work = move || (work(), lane).0;
         tokio::task::spawn_blocking(work).await.map_err(|_| Problem::new(ProblemKind::Internal, "reading the batch failed"))?
     } else {
         work()
     };
-    Ok(batch?)
+    Ok((batch?, held))
 }
 
 /// A region that is behind what the author had seen waits for it as long as the batch allows; after that the batch goes
