@@ -32,7 +32,6 @@ pub struct Lane {
 pub struct Lanes {
     lanes: Arc<Semaphore>,
     turns: Turns,
-    asides: Semaphore,
     taken: AtomicU64,
     /// The last databases, two different ones, that had a small group, and when.
     small: Mutex<[Option<(DatabaseId, Instant)>; 2]>,
@@ -47,7 +46,7 @@ impl Default for Lanes {
 impl Lanes {
     fn new(processors: usize) -> Self {
         let lanes = Arc::new(Semaphore::new((processors / 2).max(1)));
-        Self { lanes, turns: Turns::new(1), asides: Semaphore::new(processors), taken: AtomicU64::new(0), small: Mutex::default() }
+        Self { lanes, turns: Turns::new(1), taken: AtomicU64::new(0), small: Mutex::default() }
     }
 
     /// How often a lane was taken.
@@ -74,15 +73,6 @@ impl Lanes {
         Some(Lane::of(turn, lane))
     }
 
-    /// Computes something from so many ops, or rows; where they are many, the other tasks of this thread go on on another meanwhile.
-    pub fn aside<T>(&self, items: usize, work: impl FnOnce() -> T) -> T {
-        // A runtime of one thread has no other.
-        let has_others = || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-        // No more than there are processors: each takes another thread.
-        let place = if items >= LONG && has_others() { self.asides.try_acquire().ok() } else { None };
-        if place.is_some() { tokio::task::block_in_place(work) } else { work() }
-    }
-
     fn note(&self, db: DatabaseId) {
         let mut small = self.small.lock().unwrap_or_else(PoisonError::into_inner);
         if small[0].is_none_or(|(last, _)| last != db) {
@@ -107,6 +97,13 @@ impl Lane {
         });
         Self { _left: left }
     }
+}
+
+/// Computes something; in a lane, while the other tasks of this thread go on on another.
+pub fn aside<T>(lane: Option<&Lane>, work: impl FnOnce() -> T) -> T {
+    // A runtime of one thread has no other.
+    let has_others = || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if lane.is_some() && has_others() { tokio::task::block_in_place(work) } else { work() }
 }
 
 #[cfg(test)]
@@ -168,8 +165,11 @@ mod tests {
     async fn others_go_on_beside_long_work() {
         let (done, others) = std::sync::mpsc::channel();
         let work = tokio::spawn(async move {
+            let lanes = Lanes::new(2);
+            lanes.enter(1, 1).await;
+            let lane = lanes.pass(2, LONG).await;
             tokio::spawn(async move { done.send(()) });
-            Lanes::default().aside(LONG, || others.recv_timeout(Duration::from_secs(60)))
+            aside(lane.as_ref(), || others.recv_timeout(Duration::from_secs(60)))
         });
         assert_eq!(work.await.unwrap(), Ok(()));
     }

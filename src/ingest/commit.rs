@@ -216,7 +216,7 @@ async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver
         let lane = flights.meanwhile(parts.lanes.enter(parts.db, group.ops())).await;
         let flying = flights.decisions();
         let decided = match contended {
-            0 => flights.meanwhile(parts.decide_ahead(&group, &flying)).await,
+            0 => flights.meanwhile(parts.decide_ahead(&group, &flying, lane.as_ref())).await,
             _ => Ok(None),
         };
         // What writes nothing is held against the head that it names, so that must be there.

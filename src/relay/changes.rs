@@ -9,6 +9,7 @@ use crate::clock::format_time;
 use crate::error::{Error, Kind, Result};
 use crate::gateway::Database;
 use crate::id::DocId;
+use crate::lanes::aside;
 use crate::project::Document;
 use crate::store::Touch;
 use crate::store::listing::{Shown, write_row};
@@ -81,10 +82,10 @@ async fn read_page(relay: &Relay, database: &Database, since: &Cursor, known: &V
     let gateway = &relay.gateway;
     let events = usize::try_from(known.beyond(&since.vector)).unwrap_or(usize::MAX);
     // Not while they are sent: NATS may take its time.
-    let _lane = gateway.lanes.pass(database.id, events).await;
+    let lane = gateway.lanes.pass(database.id, events).await;
     let page = feed::next(&*gateway.store, database, Some(since), &Filter::default(), PAGE, true).await?;
     let moves_on = !page.behind && page.cursor.vector != since.vector;
-    let read = || gateway.lanes.aside(page.rows.len(), || messages(relay, database, &page, since));
+    let read = || aside(lane.as_ref(), || messages(relay, database, &page, since));
     Ok(moves_on.then(read).map(|messages| (messages, page.cursor)))
 }
 
