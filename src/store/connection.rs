@@ -1,10 +1,10 @@
 //! A connection out of the pool, given back only where its state is known.
 
+use super::turns::Turn;
 use crate::error::{Error, Kind, Result};
 use deadpool_postgres::{Object, Pool};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -16,7 +16,7 @@ pub struct Connection {
     clean: AtomicBool,
     timeout: Duration,
     /// Given back with the connection.
-    turn: Option<OwnedSemaphorePermit>,
+    turn: Option<Turn>,
 }
 
 impl Connection {
@@ -30,7 +30,7 @@ impl Connection {
     }
 
     /// Keeps a database's turn for as long as the connection is out.
-    pub fn with_turn(mut self, turn: OwnedSemaphorePermit) -> Self {
+    pub fn with_turn(mut self, turn: Turn) -> Self {
         self.turn = Some(turn);
         self
     }

@@ -1,5 +1,5 @@
-//! Turns at the readers' connections: a database takes so many and no more, so that a crowd of readers of one waits by itself
-//! and its neighbours find a connection.
+//! Turns, at the readers' connections say: a database takes so many and no more, so that a crowd of one waits by itself and its
+//! neighbours find a place.
 
 use super::DatabaseId;
 use crate::error::{Error, Kind, Result};

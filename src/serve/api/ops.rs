@@ -70,7 +70,10 @@ async fn read(context: &Context, database: &Arc<Database>, held: Held) -> Result
     let (batch, held) = if large {
         let lane = context.gateway.lanes.pass(database.id, LONG).await;
         // It goes on where its client goes away, and has its lane and its share of the memory until then.
-        let work = move || (work(), lane).0;
+        let work = move || {
+            let _lane = lane;
+            work()
+        };
         tokio::task::spawn_blocking(work).await.map_err(|_| Problem::new(ProblemKind::Internal, "reading the batch failed"))?
     } else {
         work()
