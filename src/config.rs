@@ -257,7 +257,7 @@ impl Config {
         for (name, value, least, most) in [
             ("http.connections_max", self.http.connections_max, 1, 1_000_000),
             ("http.headers_max", self.http.headers_max, 8, 1000),
-            ("postgres.connections_max", self.postgres.connections_max, 3, 1000),
+            ("postgres.connections_max", self.postgres.connections_max, 4, 1000),
             ("relay.message_bytes_max", self.relay.message_bytes_max, 16 << 10, 60 << 20),
             ("relay.fetch_bytes_max", self.relay.fetch_bytes_max, 64 << 10, 64 << 20),
             ("relay.inbox_runs_max", self.relay.inbox_runs_max, 1, 10_000),

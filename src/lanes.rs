@@ -10,6 +10,7 @@ use crate::store::turns::{Turn, Turns};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Context;
 use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -99,11 +100,40 @@ impl Lane {
     }
 }
 
-/// Computes something; in a lane, while the other tasks of this thread go on on another.
-pub fn aside<T>(lane: Option<&Lane>, work: impl FnOnce() -> T) -> T {
-    // A runtime of one thread has no other.
-    let has_others = || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if lane.is_some() && has_others() { tokio::task::block_in_place(work) } else { work() }
+/// Goes on with some work; in a lane, on a thread that makes way for those that serve, while the other tasks of this one go on.
+///
+/// Whoever has just computed for long is served last by the system: so what serves does not, and has a thread when it needs one.
+pub async fn within<T: Send>(lane: Option<&Lane>, work: impl Future<Output = T> + Send) -> T {
+    let runtime = lane.and_then(|_| Handle::try_current().ok());
+    // A runtime of one thread has no other for its tasks.
+    let Some(runtime) = runtime.filter(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread) else { return work.await };
+    let mut work = std::pin::pin!(work);
+    std::future::poll_fn(|context| {
+        let waker = context.waker().clone();
+        let mut go_on = || {
+            let _runtime = runtime.enter();
+            work.as_mut().poll(&mut Context::from_waker(&waker))
+        };
+        tokio::task::block_in_place(|| on_a_thread_that_makes_way(&mut go_on))
+    })
+    .await
+}
+
+fn on_a_thread_that_makes_way<T: Send>(mut work: impl FnMut() -> T + Send) -> T {
+    std::thread::scope(|threads| {
+        let thread = std::thread::Builder::new().name("lane".into()).spawn_scoped(threads, || {
+            make_way();
+            work()
+        });
+        thread.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+    .unwrap_or_else(|_| work()) // the system has no thread to give
+}
+
+/// Where others want this thread's processor, about a tenth of it is left to it.
+fn make_way() {
+    #[cfg(target_os = "linux")] // elsewhere it would be the whole process
+    let _ = rustix::process::setpriority_process(None, 10);
 }
 
 #[cfg(test)]
@@ -169,7 +199,7 @@ mod tests {
             lanes.enter(1, 1).await;
             let lane = lanes.pass(2, LONG).await;
             tokio::spawn(async move { done.send(()) });
-            aside(lane.as_ref(), || others.recv_timeout(Duration::from_secs(60)))
+            within(lane.as_ref(), async move { others.recv_timeout(Duration::from_secs(60)) }).await
         });
         assert_eq!(work.await.unwrap(), Ok(()));
     }

@@ -9,12 +9,11 @@ use crate::clock::format_time;
 use crate::error::{Error, Kind, Result};
 use crate::gateway::Database;
 use crate::id::DocId;
-use crate::lanes::aside;
+use crate::lanes::within;
 use crate::project::Document;
 use crate::store::Touch;
 use crate::store::listing::{Shown, write_row};
 use crate::token::Cursor;
-use crate::vector::Vector;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,14 +46,16 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
         let known = heads.borrow_and_update().vector.clone();
         let is_new = !cursor.vector.covers(&known);
         if is_new {
-            let Some((messages, next)) = read_page(relay, database, &cursor, &known).await? else {
+            if progress.vector == cursor.vector {
+                generation = relay.network.generation();
+            }
+            let events = usize::try_from(known.beyond(&cursor.vector)).unwrap_or(usize::MAX);
+            let lane = relay.gateway.lanes.pass(database.id, events).await;
+            let Some((messages, next)) = within(lane.as_ref(), read_page(relay, database, &cursor)).await? else {
                 // Nothing that moves us on: the store was set back, or is read from somewhere that lags.
                 tokio::time::sleep(relay.poll()).await;
                 continue;
             };
-            if progress.vector == cursor.vector {
-                generation = relay.network.generation();
-            }
             publish(relay, messages).await?;
             cursor = next;
         }
@@ -77,16 +78,11 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
     Ok(())
 }
 
-/// What is to be published after a cursor, and the cursor behind that; `None`: nothing that moves on. `known` is about how far it goes.
-async fn read_page(relay: &Relay, database: &Database, since: &Cursor, known: &Vector) -> Result<Option<(Vec<Message>, Cursor)>> {
-    let gateway = &relay.gateway;
-    let events = usize::try_from(known.beyond(&since.vector)).unwrap_or(usize::MAX);
-    // Not while they are sent: NATS may take its time.
-    let lane = gateway.lanes.pass(database.id, events).await;
-    let page = feed::next(&*gateway.store, database, Some(since), &Filter::default(), PAGE, true).await?;
+/// What is to be published after a cursor, and the cursor behind that; `None`: nothing that moves on.
+async fn read_page(relay: &Relay, database: &Database, since: &Cursor) -> Result<Option<(Vec<Message>, Cursor)>> {
+    let page = feed::next(&*relay.gateway.store, database, Some(since), &Filter::default(), PAGE, true).await?;
     let moves_on = !page.behind && page.cursor.vector != since.vector;
-    let read = || aside(lane.as_ref(), || messages(relay, database, &page, since));
-    Ok(moves_on.then(read).map(|messages| (messages, page.cursor)))
+    Ok(moves_on.then(|| (messages(relay, database, &page, since), page.cursor)))
 }
 
 /// What a page that follows a cursor tells of.

@@ -10,6 +10,7 @@ use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId, Position, Region};
 use crate::journal::{Batch, Event};
+use crate::lanes::LONG;
 use crate::project::Document;
 use crate::vector::Vector;
 use async_trait::async_trait;
@@ -33,6 +34,8 @@ pub struct Settings {
 pub struct Postgres {
     /// Commits have connections of their own: a crowd of readers must not starve them.
     writers: Pool,
+    /// And so have large ones: the system serves a connection's process last that has just computed for long.
+    large_writers: Pool,
     readers: Pool,
     /// Readers of one database leave some of their connections to the others'.
     turns: Turns,
@@ -67,7 +70,8 @@ impl Postgres {
             let built = Pool::builder(manager).max_size(connections).timeouts(timeouts).post_create(begin).runtime(Runtime::Tokio1).build();
             built.map_err(|error| Error::because(Kind::Invalid, "making the connection pool", error))
         };
-        let writers = (settings.connections_max / 3).max(1);
+        let writers = (settings.connections_max / 4).max(1);
+        let readers = settings.connections_max - 2 * writers;
         let (lock, statement) = (settings.lock_timeout.as_millis(), settings.timeout.as_millis());
         // The last one is for a client that freezes while a result is being sent to it: nothing else ends that.
         let limits = format!(
@@ -76,8 +80,9 @@ impl Postgres {
         );
         Ok(Self {
             writers: pool(writers)?,
-            readers: pool(settings.connections_max - writers)?,
-            turns: Turns::new((settings.connections_max - writers) * 2 / 3),
+            large_writers: pool(writers)?,
+            readers: pool(readers)?,
+            turns: Turns::new(readers * 2 / 3),
             sizes: Sizes::default(),
             timeout: settings.timeout,
             begin: format!("begin; {limits}"),
@@ -88,6 +93,12 @@ impl Postgres {
 
     async fn writer(&self) -> Result<Connection> {
         Connection::open(&self.writers, self.timeout).await
+    }
+
+    /// For a commit of so many ops, or documents.
+    async fn writer_of(&self, items: usize) -> Result<Connection> {
+        let pool = if items < LONG { &self.writers } else { &self.large_writers };
+        Connection::open(pool, self.timeout).await
     }
 
     /// For what concerns no database, or all.
@@ -156,17 +167,17 @@ impl Store for Postgres {
     }
 
     async fn lock(&self, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<(Box<dyn Locked>, Loaded)> {
-        let connection = self.writer().await?;
+        let connection = self.writer_of(ids.len()).await?;
         let (transaction, loaded) = Transaction::lock(connection, db, self.timeout, &self.begin, ids, docs).await?;
         Ok((Box::new(transaction), loaded))
     }
 
     async fn look(&self, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<Loaded> {
-        transaction::look(&self.writer().await?, db, ids, docs).await
+        transaction::look(&self.writer_of(ids.len().max(docs.len())).await?, db, ids, docs).await
     }
 
     async fn commit_on(&self, db: DatabaseId, advance: &Advance, new: &New) -> Result<Fate> {
-        transaction::commit_on(&self.writer().await?, db, self.timeout, advance, new).await
+        transaction::commit_on(&self.writer_of(advance.commit.events.len()).await?, db, self.timeout, advance, new).await
     }
 
     async fn documents(&self, db: DatabaseId, docs: &[DocId]) -> Result<Vec<Document>> {

@@ -4,7 +4,7 @@ use crate::access::Caller;
 use crate::gateway::Database;
 use crate::ingest::authorize::authorize;
 use crate::ingest::{Checked, Outcome, Verdict};
-use crate::lanes::LONG;
+use crate::lanes::{LONG, within};
 use crate::problem::{Problem, ProblemKind};
 use crate::serve::openapi::{BODY, Content, Operation};
 use crate::serve::problem::Refusal;
@@ -67,16 +67,12 @@ async fn read(context: &Context, database: &Arc<Database>, held: Held) -> Result
     let (gateway, db) = (context.gateway.clone(), database.clone());
     let large = held.bytes.len() > INLINE_BYTES_MAX;
     let work = move || (request::reader(&gateway, &db, &gateway.config.ingest()).read(&held.bytes), held);
-    let (batch, held) = if large {
-        let lane = context.gateway.lanes.pass(database.id, LONG).await;
-        // It goes on where its client goes away, and has its lane and its share of the memory until then.
-        let work = move || {
-            let _lane = lane;
-            work()
-        };
+    let lane = if large { context.gateway.lanes.pass(database.id, LONG).await } else { None };
+    let (batch, held) = if large && lane.is_none() {
+        // It goes on where its client goes away, and has its share of the memory until then.
         tokio::task::spawn_blocking(work).await.map_err(|_| Problem::new(ProblemKind::Internal, "reading the batch failed"))?
     } else {
-        work()
+        within(lane.as_ref(), async { work() }).await
     };
     Ok((batch?, held))
 }
