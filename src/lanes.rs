@@ -4,6 +4,9 @@
 //! the store. While other databases are written to little by little, such work of a process goes in lanes, half as many as there
 //! are processors, so that some are free whenever a small write comes; a database has one lane at a time, so that they take turns.
 //! While no other database had a small group lately, nothing waits.
+//!
+//! A system serves last who has just computed for long. So what serves small writes must not be what did long work a moment ago:
+//! in a lane work is done [`within`] threads of its own, and the store has connections of its own for large commits.
 
 use crate::store::DatabaseId;
 use crate::store::turns::{Turn, Turns};
@@ -202,5 +205,22 @@ mod tests {
             within(lane.as_ref(), async move { others.recv_timeout(Duration::from_secs(60)) }).await
         });
         assert_eq!(work.await.unwrap(), Ok(()));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn work_in_a_lane_makes_way_and_what_serves_does_not() {
+        let lanes = Lanes::new(2);
+        lanes.enter(1, 1).await;
+        let lane = lanes.pass(2, LONG).await;
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let (before, waits) = (nice(), async || tokio::time::sleep(Duration::from_millis(1)).await);
+        let in_a_lane = async {
+            let at_first = nice();
+            waits().await;
+            (at_first, nice())
+        };
+        assert_eq!(within(lane.as_ref(), in_a_lane).await, (10, 10));
+        assert_eq!(within(None, async { nice() }).await, before);
     }
 }

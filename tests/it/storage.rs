@@ -147,7 +147,12 @@ async fn a_database_that_is_not_utf8_or_does_not_flush_is_refused() {
 
 async fn until_somebody_waits(other: &tokio_postgres::Client) {
     let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-    until("somebody waits for the lock", || async { other.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0 }).await;
+    until("somebody waits for the lock", || async {
+        // A transaction sees the same activity for as long as it lasts.
+        other.batch_execute("select pg_stat_clear_snapshot()").await.unwrap();
+        other.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0
+    })
+    .await;
 }
 
 /// How many commits were decided under the database's lock.
@@ -194,6 +199,24 @@ async fn a_large_batch_makes_room_for_small_ones_of_another_database() {
     quiet.write(vec![put("a/1", json!({}))]).await;
     flood.write((0..1000).map(|n| put(&format!("a/{n}"), json!({"text": "x".repeat(100)}))).collect()).await;
     until("it was read, committed and told of in a lane", || async { metric(&eu, "tidegate_lanes_taken").await == "3" }).await;
+    eu.finish().await;
+}
+
+/// Four connections: one for commits, one for large ones, two for reading.
+#[tokio::test]
+async fn a_large_commit_that_waits_leaves_small_ones_their_connection() {
+    let eu = Region::start(World::alone().settings("eu").await.with("POSTGRES_CONNECTIONS_MAX", "4")).await;
+    let [quiet, flood] = ["quiet", "flood"].map(|db| App::new(&eu.client.url, db));
+    quiet.create("quiet").await;
+    flood.create("flood").await;
+    let other = connect(&eu.settings.owner).await;
+    let lock = "begin; select * from heads where database = (select id from databases where name = 'flood') for update";
+    other.batch_execute(lock).await.unwrap();
+    let large = tokio::spawn(async move { flood.write((0..200).map(|n| put(&format!("a/{n}"), json!({}))).collect()).await });
+    until_somebody_waits(&other).await;
+    quiet.write(vec![put("a/1", json!({}))]).await;
+    other.batch_execute("commit").await.unwrap();
+    assert_eq!(large.await.unwrap()["results"].as_array().unwrap().len(), 200);
     eu.finish().await;
 }
 
