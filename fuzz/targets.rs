@@ -116,7 +116,7 @@ fn refused(problem: &Problem) {
 /// An op that passed the door, on a document that was not there: an event, whose line others can read, and a body.
 fn accepted(op: &Op, batch: &Checked, db: &DatabaseName) {
     assert!(!op.doc.is_reserved() || collection_defined_by(&op.doc).is_some());
-    let effect = decide(&op.action, &View::Known { body: None, deleted: false }, None, None);
+    let effect = decide(&op.action, View::Known { body: None, deleted: false }, None, None);
     let mut made: Option<Object> = None;
     assert_eq!(body::apply(&mut made, &effect), Ok(()), "an op does not fit an empty place");
     if let Action::Put(value) = &op.action {

@@ -2,6 +2,7 @@
 //!
 //! A value of one of these types has been checked; code beyond the door never checks again.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -79,6 +80,9 @@ name!(
             && text.split_once('/').is_some_and(|(collection, key)| !key.is_empty() && collection_is_valid(collection))
     }
 );
+
+/// By document, of which every op asks several times.
+pub type DocMap<V> = HashMap<DocId, V, foldhash::quality::RandomState>;
 
 impl DocId {
     pub fn collection(&self) -> &str {

@@ -1,14 +1,15 @@
 //! Version vectors: what somebody has of every journal, `{region: position}`.
 
 use crate::id::{Position, Region, parse_position};
+use smallvec::SmallVec;
 use std::fmt;
 
 /// Most regions that a vector from outside names: what a forged token can cost is bounded by it.
 pub const REGIONS_MAX: usize = 64;
 
-/// For each region the last position had; regions without events are not listed.
+/// For each region the last position had; regions without events are not listed. One region's takes no memory elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Vector(Vec<(Region, Position)>);
+pub struct Vector(SmallVec<[(Region, Position); 1]>);
 
 impl Vector {
     pub fn new() -> Self {
@@ -111,7 +112,8 @@ impl fmt::Display for Vector {
                 f.write_str(",")?;
             }
             f.write_str(region.as_str())?;
-            write!(f, ":{position}")?;
+            f.write_str(":")?;
+            fmt::Display::fmt(position, f)?;
         }
         Ok(())
     }

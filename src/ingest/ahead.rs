@@ -178,14 +178,15 @@ impl Parts {
     }
 
     fn decide_on(&self, loaded: Loaded, group: &Group, docs: &[DocId]) -> Result<Option<Decision>> {
-        let mut work = Work::open(&loaded, &HashMap::new(), docs.iter(), self.planted)?;
+        let before = loaded.head.clone();
+        let mut work = Work::open(loaded, &HashMap::new(), docs.iter(), self.planted)?;
         let outcomes = group.decide(&mut work, &self.context(self.clock.now()));
         if !work.wants().is_empty() {
             return Ok(None);
         }
         let decided = work.finish();
         let plain = decided.refolds.is_empty() && decided.commit.is_plain();
-        let advance = self.advance(loaded.head, decided.commit);
+        let advance = self.advance(before, decided.commit);
         Ok(plain.then_some(Decision { advance, outcomes, new: New::default() }))
     }
 

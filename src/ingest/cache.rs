@@ -5,10 +5,9 @@
 //! Nothing depends on it. What was decided on it names its head, and the store keeps that only where the head still is the same:
 //! where another gateway wrote meanwhile, or the documents were made again, it is decided anew on what is stored.
 
-use crate::id::DocId;
+use crate::id::{DocId, DocMap};
 use crate::project::Document;
 use crate::store::{Advance, Head, Loaded};
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -47,8 +46,8 @@ const NEW_MAX: usize = 128;
 struct Kept {
     head: Head,
     /// `None`: there never was such a document.
-    young: HashMap<DocId, Option<Document>>,
-    old: HashMap<DocId, Option<Document>>,
+    young: DocMap<Option<Document>>,
+    old: DocMap<Option<Document>>,
     /// About how many bytes each of them take.
     bytes: usize,
     old_bytes: usize,
@@ -181,22 +180,37 @@ impl Cache {
 
 impl Kept {
     fn new(head: Head, room: &Arc<Room>) -> Self {
-        Self { head, young: HashMap::new(), old: HashMap::new(), bytes: 0, old_bytes: 0, used: Instant::now(), _place: Place::new(room) }
+        Self {
+            head,
+            young: DocMap::default(),
+            old: DocMap::default(),
+            bytes: 0,
+            old_bytes: 0,
+            used: Instant::now(),
+            _place: Place::new(room),
+        }
     }
 
     fn find(&mut self, doc: &DocId) -> Option<&Option<Document>> {
-        if let Some(document) = self.take_old(doc) {
-            self.put(doc, document);
+        if !self.young.contains_key(doc) {
+            let document = self.take_old(doc)?;
+            self.put_young(doc, document);
         }
         self.young.get(doc)
     }
 
     fn put(&mut self, doc: &DocId, document: Option<Document>) {
-        self.take_old(doc);
-        self.bytes += bytes(doc, document.as_ref());
-        if let Some(before) = self.young.insert(doc.clone(), document) {
-            self.bytes -= bytes(doc, before.as_ref());
+        if !self.put_young(doc, document) {
+            self.take_old(doc); // it stands in one place
         }
+    }
+
+    /// Whether it was young already.
+    fn put_young(&mut self, doc: &DocId, document: Option<Document>) -> bool {
+        self.bytes += bytes(doc, document.as_ref());
+        let before = self.young.insert(doc.clone(), document);
+        self.bytes -= before.as_ref().map_or(0, |before| bytes(doc, before.as_ref()));
+        before.is_some()
     }
 
     fn take_old(&mut self, doc: &DocId) -> Option<Option<Document>> {
@@ -212,7 +226,7 @@ impl Kept {
         }
         // One group alone may pass it, and so may what was kept while there was more room.
         if self.bytes + self.old_bytes > share {
-            (self.old, self.old_bytes) = (HashMap::new(), 0);
+            (self.old, self.old_bytes) = (DocMap::default(), 0);
         }
     }
 }

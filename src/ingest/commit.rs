@@ -92,7 +92,7 @@ impl Queue {
 }
 
 enum Job {
-    Append(Checked, Answer),
+    Append(Box<Checked>, Answer),
     Follow(Run),
 }
 
@@ -135,7 +135,7 @@ impl Appender {
         let (ops, bytes) = (batch.ops.len(), batch.bytes);
         let place = self.reserve(ops, bytes)?;
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job::Append(batch, Answer { reply, place })).map_err(|_| stopped())?;
+        self.jobs.send(Job::Append(Box::new(batch), Answer { reply, place })).map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 
@@ -205,7 +205,7 @@ async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver
             Job::Follow(run) => Group::Run(run),
             Job::Append(batch, answer) => {
                 let mut batches = Batches::default();
-                batches.push(batch, Some(answer));
+                batches.push(*batch, Some(answer));
                 next = gather(&mut batches, &mut inbox, &mut flights, &parts.bounds).await;
                 if batches.is_empty() {
                     continue;
@@ -257,7 +257,7 @@ async fn gather(
             Err(_) => return None,
         };
         match job {
-            Job::Append(batch, answer) => batches.push(batch, Some(answer)),
+            Job::Append(batch, answer) => batches.push(*batch, Some(answer)),
             Job::Follow(_) => return Some(job),
         }
     }
@@ -390,7 +390,7 @@ impl Parts {
         let mut wanted: BTreeMap<DocId, Wants> = BTreeMap::new();
         let mut pasts: HashMap<DocId, Past> = HashMap::new();
         for pass in 0..PASSES_MAX {
-            let mut work = Work::open(loaded, &pasts, docs.iter(), self.planted)?;
+            let mut work = Work::open(loaded.clone(), &pasts, docs.iter(), self.planted)?;
             let outcomes = group.decide(&mut work, &self.context(now));
             let wants = work.wants();
             if wants.is_empty() {

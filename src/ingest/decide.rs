@@ -9,11 +9,11 @@ use super::schema;
 use super::verdict::{Outcome, Verdict};
 use crate::clock::{Millis, Stamp};
 use crate::error::{Error, Result};
-use crate::id::{DocId, Position, Region};
+use crate::id::{DocId, DocMap, Position, Region};
 use crate::journal::{Batch, Event};
 use crate::planted::{Fault, Planted};
 use crate::problem::{Problem, ProblemKind};
-use crate::project::document::{Past, Viewer, Wanting, Wants};
+use crate::project::document::{Past, Seen, Viewer, Wanting, Wants};
 use crate::project::op::Spot;
 use crate::project::{Copied, Document, Folded};
 use crate::random::Random;
@@ -41,7 +41,7 @@ pub struct Work {
     known: HashMap<Uuid, Vec<KnownOp>>,
     documents: Vec<Folded>,
     /// Where each of them stands, and where the definition of each collection does.
-    places: HashMap<DocId, usize>,
+    places: DocMap<usize>,
     definitions: HashMap<String, usize>,
     events: Vec<Event>,
     /// Which of them are our own ops'.
@@ -81,28 +81,29 @@ impl Decided {
 impl Work {
     /// Opens every document that is asked for; `pasts` is what had to be read of them.
     pub fn open<'a>(
-        loaded: &Loaded,
+        loaded: Loaded,
         pasts: &HashMap<DocId, Past>,
         docs: impl IntoIterator<Item = &'a DocId>,
         planted: Planted,
     ) -> Result<Self> {
-        let stored: HashMap<&DocId, &Document> = loaded.documents.iter().map(|document| (&document.doc, document)).collect();
+        let mut stored: DocMap<Document> = loaded.documents.into_iter().map(|document| (document.doc.clone(), document)).collect();
         let docs = docs.into_iter();
         let most = docs.size_hint().0;
-        let (mut documents, mut places) = (Vec::with_capacity(most), HashMap::with_capacity(most));
+        let (mut documents, mut places) = (Vec::with_capacity(most), DocMap::with_capacity_and_hasher(most, Default::default()));
         let mut definitions = HashMap::new();
         for doc in docs {
             let Entry::Vacant(place) = places.entry(doc.clone()) else { continue };
             place.insert(documents.len());
             definitions.extend(schema::collection_defined_by(doc).map(|collection| (collection.to_owned(), documents.len())));
-            documents.push(Folded::open(doc, stored.get(doc).copied(), pasts.get(doc)).map_err(Error::corrupt)?);
+            documents.push(Folded::open(doc, stored.remove(doc), pasts.get(doc)).map_err(Error::corrupt)?);
         }
         let mut known: HashMap<Uuid, Vec<KnownOp>> = HashMap::new();
-        for op in &loaded.known {
-            known.entry(op.id).or_default().push(op.clone());
+        for op in loaded.known {
+            known.entry(op.id).or_default().push(op);
         }
-        let (head, events) = (loaded.head.clone(), Vec::new());
-        Ok(Self { head, known, documents, places, definitions, events, decided: HashMap::new(), copied: Vec::new(), planted })
+        // Most often there is an op for each.
+        let (events, decided) = (Vec::with_capacity(most), HashMap::with_capacity(most));
+        Ok(Self { head: loaded.head, known, documents, places, definitions, events, decided, copied: Vec::new(), planted })
     }
 
     /// What must be read first of which documents; while there is any, nothing of this pass counts.
@@ -239,27 +240,35 @@ impl Work {
         };
         let own = session.filter(|session| !seen.covers(session)).cloned().unwrap_or_default();
         let viewer = Viewer { seen, own, client: op.client };
-        let view = if self.head.vector.covers(&viewer.seen) && self.head.vector.covers(&viewer.own) {
+        let seen_of = if self.head.vector.covers(&viewer.seen) && self.head.vector.covers(&viewer.own) {
             if folded.is_view_too_many(&viewer, context.region, VIEWS_MAX) {
                 let detail =
                     format!("one commit looks at a document as at most {VIEWS_MAX} different authors had seen it; send fewer at once");
                 return rejected(Problem::new(ProblemKind::TooMany, detail).at("/base").over(VIEWS_MAX as u64, VIEWS_MAX as u64 + 1));
             }
-            if effect::needs_body(&op.action, definition.is_some()) {
-                let (body, deleted) = folded.seen_by(&viewer, context.region)?;
-                View::Known { body, deleted }
+            Some(if effect::needs_body(&op.action, definition.is_some()) {
+                folded.seen_by(&viewer, context.region)?
             } else {
-                View::Known { body: None, deleted: folded.seen_deleted_by(&viewer, context.region)? }
-            }
+                Seen::Part { body: None, deleted: folded.seen_deleted_by(&viewer, context.region)? }
+            })
         } else {
-            View::Unknown
+            None
         };
         // The body is made only where it is needed: of a large document with conflicts that is the dearest part.
-        let here = if definition.is_some() || effect::is_checked(&op.action) { folded.body()? } else { None };
+        let looks_here = definition.is_some() || effect::is_checked(&op.action);
+        if looks_here {
+            folded.body()?;
+        }
+        let view = match &seen_of {
+            None => View::Unknown,
+            Some(Seen::All { deleted }) => View::Known { body: folded.made_body(), deleted: *deleted },
+            Some(Seen::Part { body, deleted }) => View::Known { body: body.as_ref(), deleted: *deleted },
+        };
+        let here = if looks_here { folded.made_body() } else { None };
         if let Err(problem) = effect::check(&op.action, here) {
             return rejected(problem);
         }
-        let effect = effect::decide(&op.action, &view, definition.as_deref(), here);
+        let effect = effect::decide(&op.action, view, definition.as_deref(), here);
         let rules = definition.as_ref().and_then(|definition| definition.rules(effect.set.iter().map(|(pointer, _)| pointer)));
         let stamp = self.head.stamp.max(floor).next(context.now);
         let event = Event {

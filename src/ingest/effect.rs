@@ -10,11 +10,12 @@ use crate::project::leaf::{Rule, join_members, plus};
 use std::collections::HashSet;
 
 /// What an op's author had seen of the document.
-pub enum View {
+#[derive(Clone, Copy)]
+pub enum View<'a> {
     /// Part of it has not arrived here: nothing can be compared.
     Unknown,
     /// All of it is here: the fold of just those events.
-    Known { body: Option<Object>, deleted: bool },
+    Known { body: Option<&'a Object>, deleted: bool },
 }
 
 /// Whether what an op means depends on the body its author had seen, and not only on whether that was deleted.
@@ -28,11 +29,11 @@ pub fn needs_body(action: &Action, defined: bool) -> bool {
 
 /// Decides the effect of an op. Under a definition, sets of counters and sets become what was meant by them, as far as
 /// that fits the document as it is here.
-pub fn decide(action: &Action, view: &View, definition: Option<&Definition>, here: Option<&Object>) -> Effect {
+pub fn decide(action: &Action, view: View<'_>, definition: Option<&Definition>, here: Option<&Object>) -> Effect {
     let as_it_is = matches!(action, Action::Set(..));
     let mut effect = match (action, view) {
         (Action::Set(pointer, value), _) => Effect { set: vec![(pointer.clone(), value.clone())], ..Effect::default() },
-        (Action::Put(value), View::Known { body, .. }) => put(body.as_ref(), value),
+        (Action::Put(value), View::Known { body, .. }) => put(body, value),
         (Action::Put(value), View::Unknown) => {
             let mut effect = put(None, value);
             effect.drop.push(Pointer::root());
@@ -52,7 +53,7 @@ pub fn decide(action: &Action, view: &View, definition: Option<&Definition>, her
         (Action::Delete, _) => Effect::delete(),
     };
     if let (Some(definition), View::Known { body, .. }, false) = (definition, view, as_it_is) {
-        mean(&mut effect, definition, body.as_ref(), here);
+        mean(&mut effect, definition, body, here);
     }
     // Whoever writes onto what he saw deleted means none of what an unseen edit may have brought back.
     if let View::Known { deleted: true, .. } = view

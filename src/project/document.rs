@@ -13,6 +13,7 @@ use crate::journal::Event;
 use crate::json::{self, Object, Value};
 use crate::planted::{Fault, Planted};
 use crate::vector::Vector;
+use smallvec::SmallVec;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -68,6 +69,27 @@ pub struct View {
     pub fold: Fold,
     /// Whether anything was seen.
     pub any: bool,
+}
+
+/// What an author had seen of a document, and whether that was a deleted one.
+#[derive(Debug)]
+pub enum Seen {
+    /// All of it: [`Folded::made_body`].
+    All {
+        deleted: bool,
+    },
+    Part {
+        body: Option<Object>,
+        deleted: bool,
+    },
+}
+
+impl Seen {
+    pub fn is_deleted(&self) -> bool {
+        match self {
+            Self::All { deleted } | Self::Part { deleted, .. } => *deleted,
+        }
+    }
 }
 
 /// What must be read of a document's past.
@@ -135,7 +157,7 @@ pub struct Folded {
     since: u64,
     views: Vec<(Viewer, View)>,
     /// Events applied since it was read.
-    recent: Vec<Spot>,
+    recent: SmallVec<[Spot; 1]>,
     refold: bool,
     wants: Wants,
 }
@@ -151,8 +173,9 @@ pub struct Finished {
 
 impl Folded {
     /// Opens a stored document, or one that does not exist yet. The error is a body that is no canonical object.
-    pub fn open(doc: &DocId, stored: Option<&Document>, past: Option<&Past>) -> Result<Self, String> {
-        let body = match stored.and_then(|stored| stored.body.as_deref()) {
+    pub fn open(doc: &DocId, stored: Option<Document>, past: Option<&Past>) -> Result<Self, String> {
+        let before = stored.as_ref();
+        let body = match before.and_then(|stored| stored.body.as_deref()) {
             None => None,
             Some(text) => match json::parse(text) {
                 Ok(Value::Object(object)) => Some(object),
@@ -166,20 +189,20 @@ impl Folded {
             folds.for_each(|fold| fold.tell(&past.hints));
         }
         Ok(Self {
-            before: stored.cloned(),
             doc: doc.clone(),
-            version: stored.map(|stored| stored.version.clone()).unwrap_or_default(),
-            stamp: stored.map(|stored| stored.stamp).unwrap_or_default(),
+            version: before.map(|stored| stored.version.clone()).unwrap_or_default(),
+            stamp: before.map(|stored| stored.stamp).unwrap_or_default(),
             last: None,
             body,
-            bytes_most: stored.and_then(|stored| stored.body.as_ref()).map_or(2, |body| body.len()),
-            conflicts: stored.map(|stored| stored.conflicts.clone()).unwrap_or_default(),
+            bytes_most: before.and_then(|stored| stored.body.as_ref()).map_or(2, |body| body.len()),
+            conflicts: before.map(|stored| stored.conflicts.clone()).unwrap_or_default(),
+            before: stored,
             state,
             stale_body: false,
             stale_conflicts: false,
             since: past.map_or(0, |past| past.since),
             views,
-            recent: Vec::new(),
+            recent: SmallVec::new(),
             refold: false,
             wants: Wants::default(),
         })
@@ -215,6 +238,11 @@ impl Folded {
         Ok(self.body.as_ref())
     }
 
+    /// The body as it was last made: by [`body`](Self::body), or for [`seen_by`](Self::seen_by).
+    pub fn made_body(&self) -> Option<&Object> {
+        self.body.as_ref()
+    }
+
     /// Conflicts after the last event, sorted by id.
     pub fn conflicts(&mut self) -> Result<&[Conflict], Wanting> {
         if let Some(state) = self.state.as_ref().filter(|_| self.stale_conflicts) {
@@ -247,14 +275,12 @@ impl Folded {
         author.seen.covers(&self.version) || (stored && self.recent.iter().all(|spot| author.had_seen_at(spot)))
     }
 
-    /// What an author in this region had seen: the fold of just those events; the body, and whether it was a deleted
-    /// document. Many ops of one batch share what they had seen, each adding only itself: the fold goes on with them.
-    pub fn seen_by(&mut self, viewer: &Viewer, region: &Region) -> Result<(Option<Object>, bool), Wanting> {
+    /// What an author in this region had seen: the fold of just those events. Many ops of one batch share what they had seen,
+    /// each adding only itself: the fold goes on with them.
+    pub fn seen_by(&mut self, viewer: &Viewer, region: &Region) -> Result<Seen, Wanting> {
         if self.is_all_seen(&viewer.author(region)) {
             let touched = !self.version.is_empty();
-            let body = self.body()?.cloned();
-            let deleted = body.is_none() && touched;
-            return Ok((body, deleted));
+            return Ok(Seen::All { deleted: self.body()?.is_none() && touched });
         }
         let Some((_, view)) = self.views.iter().find(|(known, _)| known == viewer) else {
             self.wants.views.push(viewer.clone());
@@ -263,7 +289,7 @@ impl Folded {
         };
         let any = view.any;
         match view.fold.body() {
-            Ok(body) => Ok((body.clone(), body.is_none() && any)),
+            Ok(body) => Ok(Seen::Part { deleted: body.is_none() && any, body }),
             Err(stuck) => Err(self.stick(stuck)),
         }
     }
@@ -276,7 +302,7 @@ impl Folded {
         match &self.state {
             None => Err(self.want_state()),
             Some(state) if !state.was_deleted_once() => Ok(false),
-            Some(_) => Ok(self.seen_by(viewer, region)?.1),
+            Some(_) => Ok(self.seen_by(viewer, region)?.is_deleted()),
         }
     }
 

@@ -8,14 +8,13 @@ use super::send::Progress;
 use crate::clock::format_time;
 use crate::error::{Error, Kind, Result};
 use crate::gateway::Database;
-use crate::id::DocId;
+use crate::id::DocMap;
 use crate::lanes::within;
 use crate::project::Document;
 use crate::store::Touch;
 use crate::store::listing::{Shown, write_row};
 use crate::token::Cursor;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The progress row this sender keeps.
@@ -52,10 +51,12 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
             let events = usize::try_from(known.beyond(&cursor.vector)).unwrap_or(usize::MAX);
             let lane = relay.gateway.lanes.pass(database.id, events).await;
             let Some((messages, next)) = within(lane.as_ref(), read_page(relay, database, &cursor)).await? else {
+                drop(lane);
                 // Nothing that moves us on: the store was set back, or is read from somewhere that lags.
                 tokio::time::sleep(relay.poll()).await;
                 continue;
             };
+            // Still in the lane, which lapses where NATS takes its time.
             publish(relay, messages).await?;
             cursor = next;
         }
@@ -87,8 +88,8 @@ async fn read_page(relay: &Relay, database: &Database, since: &Cursor) -> Result
 
 /// What a page that follows a cursor tells of.
 fn messages(relay: &Relay, database: &Database, page: &Page, since: &Cursor) -> Vec<Message> {
-    let mut touches: HashMap<&DocId, Vec<&Touch>> = HashMap::new();
-    page.touches.iter().for_each(|touch| touches.entry(&touch.doc).or_default().push(touch));
+    let mut touches: DocMap<Vec<&Touch>> = DocMap::default();
+    page.touches.iter().for_each(|touch| touches.entry(touch.doc.clone()).or_default().push(touch));
     let rows = page.rows.iter().enumerate().map(|(at, row)| (row, page.shown(at, true)));
     let touched = |row: &Document| touches.get(&row.doc).map_or(&[][..], Vec::as_slice);
     let mine: Vec<(&Document, Shown)> = rows.filter(|(row, _)| is_ours(relay, touched(row), row)).collect();

@@ -5,14 +5,14 @@
 
 use crate::error::Result;
 use crate::gateway::Database;
-use crate::id::DocId;
+use crate::id::{DocId, DocMap};
 use crate::project::Document;
 use crate::store::listing::{Listing, Shown, write_row};
 use crate::store::recent::Tail;
 use crate::store::{Bound, DatabaseId, Head, Listed, Span, Store, Touch, View};
 use crate::token::{Cursor, SnapshotPlace};
 use crate::vector::Vector;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt::Write;
 
 /// Bodies of one page, bytes; a page ends after the row that passes it, where it may end there, or before.
@@ -262,10 +262,7 @@ async fn tail(view: &mut Source<'_>, mut cursor: Cursor, filter: &Filter, extent
             continue;
         }
         let bare_from = bare_from.unwrap_or(rows.len());
-        let mut by_id: HashMap<&DocId, Document> = HashMap::new();
-        for row in &rows {
-            by_id.insert(&row.doc, row.clone());
-        }
+        let mut by_id: DocMap<Document> = rows.into_iter().map(|row| (row.doc.clone(), row)).collect();
         let rows = taken.docs.iter().filter_map(|doc| by_id.remove(doc)).collect();
         for touch in &taken.touches {
             cursor.vector.raise(&touch.region, touch.position);
@@ -312,12 +309,12 @@ struct Taken {
 fn take(runs: &[Vec<Touch>], filter: &Filter, docs_max: usize, scan: usize) -> Taken {
     let mut queues: Vec<VecDeque<&Touch>> = runs.iter().map(|run| run.iter().collect()).collect();
     let mut taken = Taken { docs: Vec::new(), touches: Vec::new() };
-    let mut known: HashMap<&DocId, ()> = HashMap::new();
+    let mut known: DocMap<()> = DocMap::default();
     while taken.docs.len() < docs_max && taken.touches.len() < scan.max(docs_max) {
         let first = |queue: &VecDeque<&Touch>| queue.front().map(|touch| (touch.stamp, touch.region.clone(), touch.position));
         let Some(queue) = queues.iter_mut().filter(|queue| !queue.is_empty()).min_by_key(|queue| first(queue)) else { break };
         while let Some(touch) = queue.pop_front() {
-            if filter.takes(&touch.doc) && known.insert(&touch.doc, ()).is_none() {
+            if filter.takes(&touch.doc) && known.insert(touch.doc.clone(), ()).is_none() {
                 taken.docs.push(touch.doc.clone());
             }
             taken.touches.push(touch.clone());

@@ -4,7 +4,11 @@ use super::{DatabaseId, Head, conflicts_json};
 use crate::id::DocId;
 use crate::journal::Event;
 use crate::project::{Copied, Document, Keyframe, Place, state};
-use tokio_postgres::types::ToSql;
+use crate::vector::Vector;
+use bytes::BytesMut;
+use std::error::Error;
+use std::fmt::Write;
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use uuid::Uuid;
 
 /// Events as columns for `unnest`.
@@ -22,8 +26,8 @@ pub struct EventColumns<'a> {
     index: Vec<i32>,
     count: Vec<i32>,
     atomic: Vec<bool>,
-    seen: Vec<String>,
-    own: Vec<String>,
+    seen: Vec<Text<'a>>,
+    own: Vec<Text<'a>>,
     edited_at: Vec<Option<i64>>,
     rules: Vec<Option<&'a str>>,
     salt: Vec<&'a [u8]>,
@@ -47,8 +51,8 @@ impl<'a> EventColumns<'a> {
             columns.index.push(event.batch.index as i32);
             columns.count.push(event.batch.count as i32);
             columns.atomic.push(event.batch.atomic);
-            columns.seen.push(event.seen.to_string());
-            columns.own.push(event.own.to_string());
+            columns.seen.push(Text(&event.seen));
+            columns.own.push(Text(&event.own));
             columns.edited_at.push(event.edited_at);
             columns.rules.push(event.rules.as_deref());
             columns.salt.push(&event.salt);
@@ -105,6 +109,23 @@ impl<'a> EventColumns<'a> {
     }
 }
 
+/// A vector as text, written into what is sent.
+#[derive(Debug)]
+struct Text<'a>(&'a Vector);
+
+impl ToSql for Text<'_> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        write!(out, "{}", self.0)?;
+        Ok(IsNull::No)
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        <&str as ToSql>::accepts(kind)
+    }
+
+    to_sql_checked!();
+}
+
 /// A head as its columns.
 pub struct HeadColumns {
     pub vector: String,
@@ -125,7 +146,7 @@ impl HeadColumns {
 #[derive(Default)]
 pub struct DocumentColumns<'a> {
     doc: Vec<&'a str>,
-    version: Vec<String>,
+    version: Vec<Text<'a>>,
     stamp: Vec<i64>,
     body: Vec<Option<&'a str>>,
     conflicts: Vec<Option<String>>,
@@ -137,7 +158,7 @@ impl<'a> DocumentColumns<'a> {
         let mut columns = Self::default();
         for document in documents {
             columns.doc.push(document.doc.as_str());
-            columns.version.push(document.version.to_string());
+            columns.version.push(Text(&document.version));
             columns.stamp.push(document.stamp.to_i64());
             columns.body.push(document.body.as_deref());
             columns.conflicts.push((!document.conflicts.is_empty()).then(|| conflicts_json(&document.conflicts)));

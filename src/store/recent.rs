@@ -8,7 +8,7 @@
 
 use super::{Advance, Bound, Head, Span, Touch, sql};
 use crate::id::{DatabaseName, DocId, Position, Region};
-use crate::journal::{Batch, Effect};
+use crate::journal::{Batch, Effect, Event};
 use crate::json::Value;
 use crate::project::Document;
 use crate::vector::Vector;
@@ -24,8 +24,8 @@ const KEPT_FOR: Duration = Duration::from_secs(2);
 /// What the databases of a process keep together, bytes.
 pub const BYTES_MAX: usize = 32 << 20;
 
-/// About what an event and the row it makes take beside their values, bytes.
-const EVENT_BYTES: usize = 1024;
+/// About what an event and the row it makes take beside their values, bytes: themselves, and ids and lists that they point to.
+const EVENT_BYTES: usize = size_of::<Event>() + size_of::<Document>() + size_of::<Effect>() + 128;
 
 /// Bytes that are kept by all databases of a process; also those that somebody still reads.
 #[derive(Default)]
