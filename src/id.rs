@@ -81,8 +81,9 @@ name!(
     }
 );
 
-/// By document, of which every op asks several times.
-pub type DocMap<V> = HashMap<DocId, V, foldhash::quality::RandomState>;
+/// By document, of which every op asks several times. Whoever may choose ids could make those of his own database collide, and be
+/// slow there, if he knew the seed: nothing that is told shows a hash or an order that comes of one.
+pub type DocMap<V, D = DocId> = HashMap<D, V, foldhash::quality::RandomState>;
 
 impl DocId {
     pub fn collection(&self) -> &str {

@@ -6,21 +6,17 @@
 //! While no other database had a small group lately, nothing waits.
 //!
 //! A system serves last who has just computed for long. So what serves small writes must not be what did long work a moment ago:
-//! in a lane work is done [`within`] threads of its own, and the store has connections of its own for large commits.
+//! in a lane work is done [`aside`], on threads of its own, and the store has connections of its own for large commits.
 
-use crate::store::DatabaseId;
 use crate::store::turns::{Turn, Turns};
+use crate::store::{DatabaseId, LONG};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Context;
 use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
-
-/// Work with so many ops, or rows, is long.
-pub const LONG: usize = 128;
 
 /// A small group is made room for so long after it came: more of its kind are likely.
 const ROOM_FOR: Duration = Duration::from_secs(10);
@@ -103,40 +99,28 @@ impl Lane {
     }
 }
 
-/// Goes on with some work; in a lane, on a thread that makes way for those that serve, while the other tasks of this one go on.
-///
-/// Whoever has just computed for long is served last by the system: so what serves does not, and has a thread when it needs one.
-pub async fn within<T: Send>(lane: Option<&Lane>, work: impl Future<Output = T> + Send) -> T {
-    let runtime = lane.and_then(|_| Handle::try_current().ok());
+/// Computes something; in a lane, on a thread that makes way for those that serve, while the other tasks of this one go on.
+pub fn aside<T: Send>(lane: Option<&Lane>, work: impl FnOnce() -> T + Send) -> T {
     // A runtime of one thread has no other for its tasks.
-    let Some(runtime) = runtime.filter(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread) else { return work.await };
-    let mut work = std::pin::pin!(work);
-    std::future::poll_fn(|context| {
-        let waker = context.waker().clone();
-        let mut go_on = || {
-            let _runtime = runtime.enter();
-            work.as_mut().poll(&mut Context::from_waker(&waker))
-        };
-        tokio::task::block_in_place(|| on_a_thread_that_makes_way(&mut go_on))
-    })
-    .await
+    let has_others = || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if lane.is_some() && has_others() { tokio::task::block_in_place(|| making_way(work)) } else { work() }
 }
 
-fn on_a_thread_that_makes_way<T: Send>(mut work: impl FnMut() -> T + Send) -> T {
-    std::thread::scope(|threads| {
+/// Computes something on a thread of its own, of which about a tenth of a processor is left where others want it. Nothing in there
+/// may begin another thread: that would make way for ever.
+pub fn making_way<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let mut work = Some(work);
+    let mut compute = || work.take().map(|work| work());
+    let done = std::thread::scope(|threads| {
         let thread = std::thread::Builder::new().name("lane".into()).spawn_scoped(threads, || {
-            make_way();
-            work()
+            #[cfg(target_os = "linux")] // elsewhere it would be the whole process
+            let _ = rustix::process::nice(10);
+            compute()
         });
         thread.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })
-    .unwrap_or_else(|_| work()) // the system has no thread to give
-}
-
-/// Where others want this thread's processor, about a tenth of it is left to it.
-fn make_way() {
-    #[cfg(target_os = "linux")] // elsewhere it would be the whole process
-    let _ = rustix::process::setpriority_process(None, 10);
+    });
+    // The system may have no thread to give.
+    done.unwrap_or_else(|_| compute()).unwrap_or_else(|| unreachable!("computed once"))
 }
 
 #[cfg(test)]
@@ -202,7 +186,7 @@ mod tests {
             lanes.enter(1, 1).await;
             let lane = lanes.pass(2, LONG).await;
             tokio::spawn(async move { done.send(()) });
-            within(lane.as_ref(), async move { others.recv_timeout(Duration::from_secs(60)) }).await
+            aside(lane.as_ref(), move || others.recv_timeout(Duration::from_secs(60)))
         });
         assert_eq!(work.await.unwrap(), Ok(()));
     }
@@ -214,13 +198,9 @@ mod tests {
         lanes.enter(1, 1).await;
         let lane = lanes.pass(2, LONG).await;
         let nice = || rustix::process::getpriority_process(None).unwrap();
-        let (before, waits) = (nice(), async || tokio::time::sleep(Duration::from_millis(1)).await);
-        let in_a_lane = async {
-            let at_first = nice();
-            waits().await;
-            (at_first, nice())
-        };
-        assert_eq!(within(lane.as_ref(), in_a_lane).await, (10, 10));
-        assert_eq!(within(None, async { nice() }).await, before);
+        let before = nice();
+        assert_eq!(aside(lane.as_ref(), nice), (before + 10).min(19));
+        assert_eq!(aside(None, nice), before);
+        assert_eq!(tokio::task::spawn_blocking(nice).await.unwrap(), before, "no thread of the runtime has come to make way");
     }
 }

@@ -17,7 +17,7 @@ use super::group::{Group, Outcomes};
 use crate::error::{Kind, Result};
 use crate::id::DocId;
 use crate::journal::Event;
-use crate::lanes::{Lane, within};
+use crate::lanes::{Lane, aside};
 use crate::project::Document;
 use crate::store::{Advance, Commit, Fate, Head, KnownOp, Loaded, New};
 use futures_util::StreamExt;
@@ -70,8 +70,7 @@ impl<'a> Flights<'a> {
         let Decision { advance, outcomes, new } = decision;
         let advance = Arc::new(advance);
         self.decisions.push_back(advance.clone());
-        let flight = fly(parts, queue, advance, new, group, outcomes);
-        self.flying.push_back(Box::pin(async move { within(lane.as_ref(), flight).await }));
+        self.flying.push_back(Box::pin(fly(parts, queue, advance, new, group, outcomes, lane)));
     }
 
     pub fn is_flying(&self) -> bool {
@@ -122,15 +121,25 @@ impl<'a> Flights<'a> {
     }
 }
 
-async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Advance>, new: New, group: Group, outcomes: Outcomes) -> Landing {
+async fn fly(
+    parts: &Parts,
+    queue: &Queue,
+    decision: Arc<Advance>,
+    new: New,
+    group: Group,
+    outcomes: Outcomes,
+    lane: Option<Lane>,
+) -> Landing {
     // Dead during the commit: all of it is kept or nothing, the client gets no answer, and its retry gets the verdict
     // `duplicate` or a first one. What was decided on top of it is forgotten with us, and nobody was told of it.
     let commit = &decision.commit;
     let landing = match parts.keep(&decision, &new).await {
         Ok(Fate::Kept) => {
-            parts.kept(queue, &decision);
-            parts.learn_unwritten(commit, new.docs);
-            group.answer(outcomes, &commit.head);
+            aside(lane.as_ref(), || {
+                parts.kept(queue, &decision);
+                parts.learn_unwritten(commit, new.docs);
+                group.answer(outcomes, &commit.head);
+            });
             Landing::Kept
         }
         Ok(Fate::Moved) => Landing::Again { group, moved: commit.writes().then(|| decision.before.clone()) },
@@ -161,10 +170,10 @@ async fn fly(parts: &Parts, queue: &Queue, decision: Arc<Advance>, new: New, gro
 
 impl Parts {
     /// Decides a group on what is there, or on top of what is on its way there. `None`: only under the lock.
-    pub async fn decide_ahead(&self, group: &Group, flying: &[Arc<Advance>]) -> Result<Option<Decision>> {
+    pub async fn decide_ahead(&self, group: &Group, flying: &[Arc<Advance>], lane: Option<&Lane>) -> Result<Option<Decision>> {
         let (ids, docs) = group.asks();
         if let Some((loaded, taken)) = self.recall(flying, &ids, &docs).await? {
-            let decision = self.decide_on(loaded, group, &docs)?;
+            let decision = aside(lane, || self.decide_on(loaded, group, &docs))?;
             // Where nothing is written no commit would ask after the ops.
             if decision.as_ref().is_none_or(Decision::writes) {
                 return Ok(decision.map(|decision| {
@@ -174,7 +183,7 @@ impl Parts {
             }
         }
         let Some(loaded) = self.look(flying, &ids, &docs).await? else { return Ok(None) };
-        self.decide_on(loaded, group, &docs)
+        aside(lane, || self.decide_on(loaded, group, &docs))
     }
 
     fn decide_on(&self, loaded: Loaded, group: &Group, docs: &[DocId]) -> Result<Option<Decision>> {

@@ -22,7 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::id::{DocId, Region};
 use crate::journal::Event;
 use crate::json::Value;
-use crate::lanes::{Lanes, within};
+use crate::lanes::Lanes;
 use crate::planted::Planted;
 use crate::project::Document;
 use crate::project::document::{Past, Wants};
@@ -216,7 +216,7 @@ async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver
         let lane = flights.meanwhile(parts.lanes.enter(parts.db, group.ops())).await;
         let flying = flights.decisions();
         let decided = match contended {
-            0 => flights.meanwhile(within(lane.as_ref(), parts.decide_ahead(&group, &flying))).await,
+            0 => flights.meanwhile(parts.decide_ahead(&group, &flying, lane.as_ref())).await,
             _ => Ok(None),
         };
         // What writes nothing is held against the head that it names, so that must be there.
@@ -231,7 +231,7 @@ async fn run(parts: Parts, queue: Arc<Queue>, mut inbox: mpsc::UnboundedReceiver
             _ => {
                 contended = contended.saturating_sub(1);
                 parts.land(queue, &mut flights, &mut contended).await;
-                within(lane.as_ref(), parts.answer(queue, group)).await;
+                parts.answer(queue, group).await;
             }
         }
     }

@@ -254,7 +254,7 @@ impl World {
         self.turn += 1;
         let Region1 { parts, flying, .. } = &self.regions[at];
         let base: Vec<Arc<Advance>> = flying.iter().map(|(decision, ..)| decision.clone()).collect();
-        let ahead = if self.turn.is_multiple_of(6) { None } else { now(parts.decide_ahead(&group, &base)).unwrap() };
+        let ahead = if self.turn.is_multiple_of(6) { None } else { now(parts.decide_ahead(&group, &base, None)).unwrap() };
         // Some have landed meanwhile, or none, or all.
         let left = if ahead.is_some() { self.turn as usize % 3 } else { 0 };
         match (self.land(at, left), ahead) {

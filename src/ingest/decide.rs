@@ -101,9 +101,8 @@ impl Work {
         for op in loaded.known {
             known.entry(op.id).or_default().push(op);
         }
-        // Most often there is an op for each.
-        let (events, decided) = (Vec::with_capacity(most), HashMap::with_capacity(most));
-        Ok(Self { head: loaded.head, known, documents, places, definitions, events, decided, copied: Vec::new(), planted })
+        let (events, decided, copied) = (Vec::new(), HashMap::new(), Vec::new());
+        Ok(Self { head: loaded.head, known, documents, places, definitions, events, decided, copied, planted })
     }
 
     /// What must be read first of which documents; while there is any, nothing of this pass counts.
@@ -122,6 +121,8 @@ impl Work {
         // Cause comes before effect in T: past every stamp this batch shows.
         let floor = tokens.into_iter().flatten().max().unwrap_or_default();
         let mut verdicts = Vec::with_capacity(batch.ops.len());
+        self.events.reserve(batch.ops.len());
+        self.decided.reserve(batch.ops.len());
         for op in &batch.ops {
             verdicts.push(match op {
                 Err(refused) => Verdict::Rejected { id: refused.id.clone(), problem: refused.problem.clone() },
@@ -190,7 +191,8 @@ impl Work {
     }
 
     /// What is to be written; the head's digest and count follow the documents.
-    pub fn finish(self) -> Decided {
+    pub fn finish(mut self) -> Decided {
+        self.events.shrink_to_fit(); // kept for a while
         let commit = Commit { head: self.head, events: self.events, copied: self.copied, ..Commit::default() };
         let mut decided = Decided { commit, refolds: Vec::new() };
         decided.commit.documents.reserve(self.documents.len());

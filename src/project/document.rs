@@ -240,6 +240,7 @@ impl Folded {
 
     /// The body as it was last made: by [`body`](Self::body), or for [`seen_by`](Self::seen_by).
     pub fn made_body(&self) -> Option<&Object> {
+        debug_assert!(!self.stale_body);
         self.body.as_ref()
     }
 

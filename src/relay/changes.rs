@@ -8,20 +8,24 @@ use super::send::Progress;
 use crate::clock::format_time;
 use crate::error::{Error, Kind, Result};
 use crate::gateway::Database;
-use crate::id::DocMap;
-use crate::lanes::within;
+use crate::id::{DocId, DocMap};
+use crate::lanes::{Lane, aside};
 use crate::project::Document;
 use crate::store::Touch;
 use crate::store::listing::{Shown, write_row};
 use crate::token::Cursor;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The progress row this sender keeps.
 const TASK: &str = "changes";
 
 /// One page.
 const PAGE: Extent = Extent { rows: 1000, bytes: feed::PAGE_BYTES };
+
+/// To hand a page over computes for so long at most. Where it takes longer NATS is waited for, and no lane is kept meanwhile.
+const HANDED_OVER_IN: Duration = Duration::from_millis(20);
 
 pub async fn run(relay: Arc<Relay>, database: Arc<Database>) {
     loop {
@@ -50,14 +54,20 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
             }
             let events = usize::try_from(known.beyond(&cursor.vector)).unwrap_or(usize::MAX);
             let lane = relay.gateway.lanes.pass(database.id, events).await;
-            let Some((messages, next)) = within(lane.as_ref(), read_page(relay, database, &cursor)).await? else {
+            let Some((messages, next)) = read_page(relay, database, &cursor, lane.as_ref()).await? else {
                 drop(lane);
                 // Nothing that moves us on: the store was set back, or is read from somewhere that lags.
                 tokio::time::sleep(relay.poll()).await;
                 continue;
             };
-            // Still in the lane, which lapses where NATS takes its time.
-            publish(relay, messages).await?;
+            let mut publishing = std::pin::pin!(publish(relay, messages));
+            match tokio::time::timeout(HANDED_OVER_IN, &mut publishing).await {
+                Ok(published) => published?,
+                Err(_) => {
+                    drop(lane);
+                    publishing.await?;
+                }
+            }
             cursor = next;
         }
         if progress.vector != cursor.vector && progress.is_due() {
@@ -80,16 +90,17 @@ async fn publish_all(relay: &Relay, database: &Database) -> Result<()> {
 }
 
 /// What is to be published after a cursor, and the cursor behind that; `None`: nothing that moves on.
-async fn read_page(relay: &Relay, database: &Database, since: &Cursor) -> Result<Option<(Vec<Message>, Cursor)>> {
+async fn read_page(relay: &Relay, database: &Database, since: &Cursor, lane: Option<&Lane>) -> Result<Option<(Vec<Message>, Cursor)>> {
     let page = feed::next(&*relay.gateway.store, database, Some(since), &Filter::default(), PAGE, true).await?;
     let moves_on = !page.behind && page.cursor.vector != since.vector;
-    Ok(moves_on.then(|| (messages(relay, database, &page, since), page.cursor)))
+    let read = || aside(lane, || messages(relay, database, &page, since));
+    Ok(moves_on.then(read).map(|messages| (messages, page.cursor)))
 }
 
 /// What a page that follows a cursor tells of.
 fn messages(relay: &Relay, database: &Database, page: &Page, since: &Cursor) -> Vec<Message> {
-    let mut touches: DocMap<Vec<&Touch>> = DocMap::default();
-    page.touches.iter().for_each(|touch| touches.entry(touch.doc.clone()).or_default().push(touch));
+    let mut touches: DocMap<Vec<&Touch>, &DocId> = DocMap::default();
+    page.touches.iter().for_each(|touch| touches.entry(&touch.doc).or_default().push(touch));
     let rows = page.rows.iter().enumerate().map(|(at, row)| (row, page.shown(at, true)));
     let touched = |row: &Document| touches.get(&row.doc).map_or(&[][..], Vec::as_slice);
     let mine: Vec<(&Document, Shown)> = rows.filter(|(row, _)| is_ours(relay, touched(row), row)).collect();

@@ -33,6 +33,9 @@ use listing::Listing;
 use std::sync::OnceLock;
 use uuid::Uuid;
 
+/// Work with so many ops, or rows, is long: it makes room for others, and has connections of its own.
+pub const LONG: usize = 128;
+
 /// A database's short id in one store.
 pub type DatabaseId = i32;
 

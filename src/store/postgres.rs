@@ -5,12 +5,11 @@ use super::connection::Connection;
 use super::listing::{Listing, Sizes};
 use super::transaction::{self, Transaction};
 use super::turns::Turns;
-use super::{Advance, Bound, DatabaseId, Fate, Head, Listed, Loaded, Locked, New, RegionNote, Span, Store, View, migrate, sql};
+use super::{Advance, Bound, DatabaseId, Fate, Head, LONG, Listed, Loaded, Locked, New, RegionNote, Span, Store, View, migrate, sql};
 use crate::clock::Stamp;
 use crate::error::{Error, Kind, Result};
 use crate::id::{DatabaseName, DocId, Position, Region};
 use crate::journal::{Batch, Event};
-use crate::lanes::LONG;
 use crate::project::Document;
 use crate::vector::Vector;
 use async_trait::async_trait;
@@ -167,7 +166,7 @@ impl Store for Postgres {
     }
 
     async fn lock(&self, db: DatabaseId, ids: &[Uuid], docs: &[DocId]) -> Result<(Box<dyn Locked>, Loaded)> {
-        let connection = self.writer_of(ids.len()).await?;
+        let connection = self.writer_of(ids.len().max(docs.len())).await?;
         let (transaction, loaded) = Transaction::lock(connection, db, self.timeout, &self.begin, ids, docs).await?;
         Ok((Box::new(transaction), loaded))
     }
@@ -177,7 +176,8 @@ impl Store for Postgres {
     }
 
     async fn commit_on(&self, db: DatabaseId, advance: &Advance, new: &New) -> Result<Fate> {
-        transaction::commit_on(&self.writer_of(advance.commit.events.len()).await?, db, self.timeout, advance, new).await
+        let connection = self.writer_of(advance.commit.events.len().max(new.ops.len())).await?;
+        transaction::commit_on(&connection, db, self.timeout, advance, new).await
     }
 
     async fn documents(&self, db: DatabaseId, docs: &[DocId]) -> Result<Vec<Document>> {

@@ -27,6 +27,9 @@ pub const BYTES_MAX: usize = 32 << 20;
 /// About what an event and the row it makes take beside their values, bytes: themselves, and ids and lists that they point to.
 const EVENT_BYTES: usize = size_of::<Event>() + size_of::<Document>() + size_of::<Effect>() + 128;
 
+/// About what a region takes in an event's vectors, and in the version of its document.
+const VECTOR_BYTES: usize = 64;
+
 /// Bytes that are kept by all databases of a process; also those that somebody still reads.
 #[derive(Default)]
 pub struct Kept(AtomicUsize);
@@ -158,7 +161,8 @@ impl Entry {
     fn new(advance: Arc<Advance>, kept: Arc<Kept>) -> Self {
         let commit = &advance.commit;
         let bodies = commit.documents.iter().filter_map(|document| document.body.as_ref()).map(|body| body.len());
-        let effects = commit.events.iter().map(|event| EVENT_BYTES + effect_bytes(&event.effect));
+        let vectors = |event: &Event| VECTOR_BYTES * (event.seen.len() + event.own.len());
+        let effects = commit.events.iter().map(|event| EVENT_BYTES + vectors(event) + effect_bytes(&event.effect));
         let contents: usize = advance.contents().iter().map(String::len).sum();
         let bytes = bodies.sum::<usize>() + effects.sum::<usize>() + contents;
         kept.0.fetch_add(bytes, Ordering::Relaxed);

@@ -215,6 +215,7 @@ async fn a_large_commit_that_waits_leaves_small_ones_their_connection() {
     let large = tokio::spawn(async move { flood.write((0..200).map(|n| put(&format!("a/{n}"), json!({}))).collect()).await });
     until_somebody_waits(&other).await;
     quiet.write(vec![put("a/1", json!({}))]).await;
+    assert!(!large.is_finished());
     other.batch_execute("commit").await.unwrap();
     assert_eq!(large.await.unwrap()["results"].as_array().unwrap().len(), 200);
     eu.finish().await;

@@ -4,12 +4,13 @@ use crate::access::Caller;
 use crate::gateway::Database;
 use crate::ingest::authorize::authorize;
 use crate::ingest::{Checked, Outcome, Verdict};
-use crate::lanes::{LONG, within};
+use crate::lanes::making_way;
 use crate::problem::{Problem, ProblemKind};
 use crate::serve::openapi::{BODY, Content, Operation};
 use crate::serve::problem::Refusal;
 use crate::serve::request::{self, Held, Query};
 use crate::serve::routes::{Context, json};
+use crate::store::LONG;
 use crate::telemetry::ByVerdict;
 use crate::vector::{REGIONS_MAX, Vector};
 use axum::Extension;
@@ -67,12 +68,13 @@ async fn read(context: &Context, database: &Arc<Database>, held: Held) -> Result
     let (gateway, db) = (context.gateway.clone(), database.clone());
     let large = held.bytes.len() > INLINE_BYTES_MAX;
     let work = move || (request::reader(&gateway, &db, &gateway.config.ingest()).read(&held.bytes), held);
-    let lane = if large { context.gateway.lanes.pass(database.id, LONG).await } else { None };
-    let (batch, held) = if large && lane.is_none() {
-        // It goes on where its client goes away, and has its share of the memory until then.
+    let (batch, held) = if large {
+        let lane = context.gateway.lanes.pass(database.id, LONG).await;
+        // It goes on where its client goes away, and has its lane and its share of the memory until then.
+        let work = move || if lane.is_some() { making_way(work) } else { work() };
         tokio::task::spawn_blocking(work).await.map_err(|_| Problem::new(ProblemKind::Internal, "reading the batch failed"))?
     } else {
-        within(lane.as_ref(), async { work() }).await
+        work()
     };
     Ok((batch?, held))
 }
