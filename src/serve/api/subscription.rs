@@ -75,7 +75,8 @@ pub async fn run(mut subscriber: Subscriber, form: Form, outlet: Arc<Outlet>, ji
     }
     let (mut beats, mut caught_up) = (heartbeats(), false);
     loop {
-        match read(&mut subscriber, form, &outlet, &mut beats).await {
+        // What reading needs is given back while nothing is read: most readers wait, and there are many.
+        match Box::pin(read(&mut subscriber, form, &outlet, &mut beats)).await {
             Ok(()) => {}
             Err(Cut::Ended) => return Err(Ended),
             Err(Cut::Failed(error)) => {
