@@ -108,7 +108,7 @@ pub fn aside<T: Send>(lane: Option<&Lane>, work: impl FnOnce() -> T + Send) -> T
 
 /// Computes something on a thread of its own, of which about a tenth of a processor is left where others want it. Nothing in there
 /// may begin another thread: that would make way for ever.
-pub fn making_way<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+fn making_way<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let mut work = Some(work);
     let mut compute = || work.take().map(|work| work());
     let done = std::thread::scope(|threads| {

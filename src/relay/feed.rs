@@ -12,7 +12,7 @@ use crate::store::recent::Tail;
 use crate::store::{Bound, DatabaseId, Head, Listed, Span, Store, Touch, View};
 use crate::token::{Cursor, SnapshotPlace};
 use crate::vector::Vector;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt::Write;
 
 /// Bodies of one page, bytes; a page ends after the row that passes it, where it may end there, or before.
@@ -309,12 +309,12 @@ struct Taken {
 fn take(runs: &[Vec<Touch>], filter: &Filter, docs_max: usize, scan: usize) -> Taken {
     let mut queues: Vec<VecDeque<&Touch>> = runs.iter().map(|run| run.iter().collect()).collect();
     let mut taken = Taken { docs: Vec::new(), touches: Vec::new() };
-    let mut known: DocMap<(), &DocId> = DocMap::default();
+    let mut known = HashSet::new();
     while taken.docs.len() < docs_max && taken.touches.len() < scan.max(docs_max) {
         let first = |queue: &VecDeque<&Touch>| queue.front().map(|touch| (touch.stamp, touch.region.clone(), touch.position));
         let Some(queue) = queues.iter_mut().filter(|queue| !queue.is_empty()).min_by_key(|queue| first(queue)) else { break };
         while let Some(touch) = queue.pop_front() {
-            if filter.takes(&touch.doc) && known.insert(&touch.doc, ()).is_none() {
+            if filter.takes(&touch.doc) && known.insert(&touch.doc) {
                 taken.docs.push(touch.doc.clone());
             }
             taken.touches.push(touch.clone());

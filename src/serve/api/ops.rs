@@ -4,7 +4,7 @@ use crate::access::Caller;
 use crate::gateway::Database;
 use crate::ingest::authorize::authorize;
 use crate::ingest::{Checked, Outcome, Verdict};
-use crate::lanes::making_way;
+use crate::lanes::aside;
 use crate::problem::{Problem, ProblemKind};
 use crate::serve::openapi::{BODY, Content, Operation};
 use crate::serve::problem::Refusal;
@@ -71,7 +71,7 @@ async fn read(context: &Context, database: &Arc<Database>, held: Held) -> Result
     let (batch, held) = if large {
         let lane = context.gateway.lanes.pass(database.id, LONG).await;
         // It goes on where its client goes away, and has its lane and its share of the memory until then.
-        let work = move || if lane.is_some() { making_way(work) } else { work() };
+        let work = move || aside(lane.as_ref(), work);
         tokio::task::spawn_blocking(work).await.map_err(|_| Problem::new(ProblemKind::Internal, "reading the batch failed"))?
     } else {
         work()
